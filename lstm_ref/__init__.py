@@ -1,0 +1,37 @@
+"""lstm_ref: is an LSTM's gradient right?
+
+    reference → truth → candidates → judgement → diagnosis → report
+    (NumPy)     (JAX,     (your LSTM,  (tolerance,  (which       (terminal,
+                differ-   any layout)  verdict)     term)        JSON)
+                ences)
+
+    from lstm_ref import verify
+    verdict = verify(MyLSTM)
+    verdict.outcome       # "pass" | "fail" | "inconclusive"
+"""
+
+from __future__ import annotations
+
+from .candidates.layout import Layout
+from .judgement.verdict import Counterexample, Evidence, Result, Verdict
+
+__all__ = ["Counterexample", "Evidence", "Layout", "Result", "Verdict", "verify"]
+
+
+def verify(lstm, profile: str = "quick", dtype: str | None = None, seed: int | None = None, only: str | None = None) -> Verdict:
+    """Judge an LSTM and return the verdict; a bad candidate never raises.
+
+    lstm      a class, a function without arguments that makes an instance, an instance, or a target as on the command
+              line ("my_module:MyLSTM", "torch:")
+    profile   "quick", "dev", "ci" or "nightly"
+    dtype     "float64" (default), "float32", "bfloat16", "float16", or several separated by commas
+    only      patterns of check ids, such as "grad.*,state.repeat"
+
+    Raises TargetError (a ValueError) when `lstm` cannot be plugged in, ValueError for an unknown profile, dtype or id.
+    """
+    from .candidates.load import load, plug
+    from .judgement.run import run
+
+    faces = load(lstm) if isinstance(lstm, str) else plug(lstm)
+    dtypes = tuple(d.strip() for d in dtype.split(",")) if dtype else None
+    return run(faces[0].name, faces, profile, dtypes, seed, only)

@@ -1,0 +1,365 @@
+"""Contract: any plugged-in LSTM as one value, and the only way in which it is ever called.
+
+Foreign code is not trusted. Every call has a time limit, gets fresh arrays in the candidate's layout, and what comes
+back is checked for presence, shape and dtype before anything reads it; what is wrong becomes a `Finding`, a sentence
+with the id of the check that it belongs to.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import signal
+import threading
+import traceback
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+
+from ..reference.symbols import (
+    BIASES,
+    LAYER_INPUTS,
+    LAYER_INTERMEDIATES,
+    LAYER_OUTPUTS,
+    MODEL_INPUTS,
+    MODEL_INTERMEDIATES,
+    Sizes,
+    shape,
+)
+from .layout import Layout, blocks_in, decode, encode, encode_by_time
+
+CALL_SECONDS = 5.0
+REDUCTIONS = {
+    "sum": lambda n: 1,
+    "mean": lambda n: n.T * n.B,
+    "mean over batch": lambda n: n.B,
+    "mean over time": lambda n: n.T,
+}
+
+
+class ContractError(ValueError):
+    """The candidate declares something that cannot be understood; the text says what and what is due."""
+
+
+class Finding(Exception):
+    """Something a candidate did that it must not do: `check`, the id it fails, and a sentence."""
+
+    def __init__(self, check: str, sentence: str):
+        super().__init__(sentence)
+        self.check, self.sentence = check, sentence
+
+
+@dataclass(frozen=True)
+class Supports:
+    """Declared limits. `sizes` maps a size to a test and a rounding; `missing` holds gradients and outputs not provided."""
+
+    sizes: dict[str, object] = field(default_factory=dict)
+    initial_state: bool = True
+    dtypes: tuple[str, ...] | None = None
+    missing: tuple[str, ...] = ()
+
+    def fit(self, n: Sizes) -> Sizes:
+        """The nearest sizes that are supported."""
+        return n._replace(**{k: _nearest(rule, getattr(n, k)) for k, rule in self.sizes.items()})
+
+
+def parse_supports(declared: dict | None) -> Supports:
+    """`supports = {"B": 1, "H": "multiple of 8", "T": "at most 64", "initial_state": False, "x_gradient": False,
+    "c_T": False, "dtypes": ["float32"]}` as a value. Raises ContractError, naming the key, for anything else."""
+    sizes, missing, rest = {}, [], {}
+    for key, value in (declared or {}).items():
+        if key in Sizes._fields:
+            _nearest(value, 1)
+            sizes[key] = value
+        elif key.endswith("_gradient") or key in ("h_T", "c_T"):
+            missing += [key] if value is False else []
+        elif key == "initial_state":
+            rest[key] = bool(value)
+        elif key == "dtypes":
+            rest[key] = tuple(str(np.dtype(v)) if v != "bfloat16" else v for v in value)
+        else:
+            raise ContractError(
+                f"supports has the key {key!r}; it may hold T B D H K, initial_state, dtypes, c_T, h_T and NAME_gradient"
+            )
+    return Supports(sizes, missing=tuple(missing), **rest)
+
+
+def _nearest(rule, size: int) -> int:
+    words = str(rule).split()
+    if isinstance(rule, int) and not isinstance(rule, bool):
+        return rule
+    if isinstance(rule, (list, tuple)) and rule and all(isinstance(v, int) for v in rule):
+        return min(rule, key=lambda v: abs(v - size))
+    if len(words) == 3 and words[2].isdigit() and int(words[2]) > 0:
+        limit = int(words[2])
+        match words[:2]:
+            case ["multiple", "of"]:
+                return -(-size // limit) * limit
+            case ["at", "most"]:
+                return min(size, limit)
+            case ["at", "least"]:
+                return max(size, limit)
+    raise ContractError(f"supports has the limit {rule!r}; it may be a number, a list, 'multiple of N', 'at most N' or 'at least N'")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One LSTM under test. `kind` is the way to its gradients: "pullback", "vjp", "loss_and_gradients" or "forward"
+    (no gradients). `make` gives an instance; a new one each time if `factory`."""
+
+    name: str
+    kind: str
+    make: Callable[[], object]
+    factory: bool = True
+    layout: Layout = Layout()
+    supports: Supports = Supports()
+    reduction: str = "sum"
+    taps: bool = False
+
+    @property
+    def model(self) -> bool:
+        return self.kind == "loss_and_gradients"
+
+    @property
+    def gradient_names(self) -> tuple[str, ...]:
+        """The gradients that are due, by what they are of."""
+        names = MODEL_INPUTS if self.model else LAYER_INPUTS
+        absent = set(self.supports.missing) | ({"h0_gradient", "c0_gradient"} if not self.supports.initial_state else set())
+        absent |= {f"{k}_gradient" for k in BIASES} if self.layout.biases == 0 else set()
+        return () if self.kind == "forward" else tuple(k for k in names if f"{k}_gradient" not in absent)
+
+
+class Answer(NamedTuple):
+    """What one call gave, in the textbook layout and float64 (or complex128): arrays by name, faults by name, and the
+    candidate's own arrays as they came."""
+
+    arrays: dict[str, np.ndarray]
+    faults: dict[str, Finding]
+    raw: dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Call:
+    """The arrays of one call, converted once: what the candidate is given, and the shapes that are due."""
+
+    candidate: Candidate
+    inputs: dict[str, np.ndarray]
+    shapes: dict[str, tuple[int, ...]]
+    dtype: np.dtype
+    sizes: Sizes
+
+
+def prepare(candidate: Candidate, inputs: dict, dtype: np.dtype, memory: str = "plain") -> Call:
+    """The candidate's own arrays for textbook inputs. `memory` is "plain", "readonly" or "noncontiguous"."""
+    T, B, D = inputs["x"].shape
+    n = Sizes(T, B, D, inputs["h0"].shape[-1], inputs["W_v"].shape[0] if "W_v" in inputs else 1)
+    names = {*MODEL_INPUTS, *MODEL_INTERMEDIATES, *LAYER_OUTPUTS} if candidate.model else {*LAYER_INPUTS, *LAYER_INTERMEDIATES, *LAYER_OUTPUTS}
+    shapes = {k: shape(k, n) for k in names}
+    user = {k: placed(v, memory) for k, v in encode(candidate.layout, inputs, dtype).items()}
+    return Call(candidate, user, shapes, dtype, n)
+
+
+def placed(q: np.ndarray, memory: str) -> np.ndarray:
+    """The same numbers, lying in memory as asked."""
+    if memory == "noncontiguous" and q.ndim:
+        wide = np.empty((*q.shape[:-1], 2 * q.shape[-1]), q.dtype)
+        wide[..., ::2] = q
+        wide[..., 1::2] = 0
+        return wide[..., ::2]
+    if memory == "readonly":
+        q.setflags(write=False)
+    return q
+
+
+def forward(call: Call, instance, taps: dict | None = None) -> Answer:
+    """The candidate's outputs. Raises Finding when it raises, hangs or returns no dict."""
+    extra = (encode_by_time(call.candidate.layout, taps, call.dtype),) if taps is not None else ()
+    if call.candidate.kind == "pullback" and not hasattr(instance, "forward"):
+        outputs, _ = _pair(guarded(call, "pullback", instance.pullback, call.inputs), "pullback", "(outputs, pull)")
+    else:
+        outputs = guarded(call, "forward", instance.forward, call.inputs, *extra)
+    return answer(call, outputs, "forward", LAYER_OUTPUTS)
+
+
+def run(call: Call, instance, cotangents: dict) -> tuple[Answer, Answer]:
+    """Outputs and gradients of one case, by whichever way the candidate offers."""
+    outputs, pull = start(call, instance)
+    return outputs, pull(cotangents)
+
+
+def start(call: Call, instance) -> tuple[Answer, Callable[[dict], Answer]]:
+    """The forward half: outputs, and a function from textbook cotangents to gradients that may be called again."""
+    candidate = call.candidate
+    if candidate.model:
+        return _start_model(call, instance)
+    if candidate.kind == "pullback":
+        outputs, pull = _pair(guarded(call, "pullback", instance.pullback, call.inputs), "pullback", "(outputs, pull)")
+        if not callable(pull):
+            raise Finding("contract.call", f"pullback returned {_kind(pull)} as its second value; a function from cotangents to gradients is due")
+    else:
+        outputs = guarded(call, "forward", instance.forward, call.inputs)
+
+        def pull(cotangents):
+            return instance.vjp(call.inputs, cotangents)
+
+    outputs = answer(call, outputs, "forward", LAYER_OUTPUTS)
+
+    def gradients(cotangents: dict) -> Answer:
+        user = cotangents_for(call, outputs, cotangents)
+        where = "vjp" if candidate.kind == "vjp" else "the function that pullback returned"
+        return answer(call, guarded(call, where, pull, user), where, candidate.gradient_names)
+
+    return outputs, gradients
+
+
+def cotangents_for(call: Call, outputs: Answer, cotangents: dict) -> dict[str, np.ndarray]:
+    """Cotangents keyed as the candidate's outputs are; s_h goes onto the last h where h_T is no output of its own."""
+    s = dict(cotangents)
+    if "h_T" not in outputs.arrays:
+        s["h"] = s["h"].copy()
+        s["h"][-1] = s["h"][-1] + s["h_T"]
+        del s["h_T"]
+    if "c_T" not in outputs.arrays:
+        del s["c_T"]
+    return encode_by_time(call.candidate.layout, s, call.dtype)
+
+
+def _start_model(call: Call, instance):
+    factor = REDUCTIONS[call.candidate.reduction](call.sizes)
+    J, gradients = _pair(
+        guarded(call, "loss_and_gradients", instance.loss_and_gradients, call.inputs), "loss_and_gradients", "(J, gradients)"
+    )
+    try:
+        J = np.asarray(J)
+        value = np.array(complex(J) if np.iscomplexobj(J) else float(J)) * factor
+    except (TypeError, ValueError):
+        raise Finding("contract.call", f"loss_and_gradients returned {_kind(J)} as the loss; one number is due") from None
+    found = answer(call, gradients, "loss_and_gradients", call.candidate.gradient_names)
+    scaled = found._replace(arrays={k: v * factor for k, v in found.arrays.items()})
+    return Answer({"J": value}, {}, {"J": J}), lambda cotangents: scaled
+
+
+def answer(call: Call, returned, where: str, due: tuple[str, ...]) -> Answer:
+    """A dict of the candidate's arrays, checked and converted. Raises Finding if it is no dict."""
+    if not isinstance(returned, dict):
+        raise Finding("contract.call", f"{where} returned {_kind(returned)}; a dict of arrays is due")
+    layout, faults, good, raw = call.candidate.layout, {}, {}, {}
+    shapes = _user_shapes(call)
+    for name, value in returned.items():
+        if name not in shapes:
+            continue  # a key of the candidate's own
+        fault = None
+        try:
+            raw[name] = array = np.asarray(value)
+        except Exception as error:  # any conversion may fail in foreign code
+            fault = Finding("contract.shapes", f"{where} returned a {name} that is no array ({error})")
+        else:
+            if array.dtype.kind not in "fcV" or (array.dtype.kind == "V" and array.dtype.name != "bfloat16"):
+                fault = Finding("contract.dtype", f"{where} returned {name} with dtype {array.dtype}; {call.dtype} is due")
+            elif array.shape != shapes[name]:
+                fault = Finding("contract.shapes", f"{where} returned {name} with shape {array.shape}; {shapes[name]} is due")
+            else:
+                good[name] = array.astype(np.complex128 if np.iscomplexobj(array) else np.float64)
+        if fault is not None:
+            faults |= dict.fromkeys(blocks_in(layout, name), fault)
+    arrays = decode(layout, good, call.shapes)
+    for name in due:
+        if name not in arrays and name not in faults and _is_due(call, name):
+            spelled = name if where == "forward" else f"{name}_gradient"
+            what = "output" if where == "forward" else "gradient of"
+            faults[name] = Finding(
+                "contract.keys",
+                f"{where} returned no {what} {name} (keys: {', '.join(sorted(map(str, returned))) or 'none'}); "
+                f'return it, or declare supports = {{"{spelled}": False}}',
+            )
+    return Answer(arrays, faults, raw)
+
+
+def _is_due(call: Call, name: str) -> bool:
+    return name not in ("h_T", *call.candidate.supports.missing)
+
+
+def _user_shapes(call: Call) -> dict[str, tuple[int, ...]]:
+    """The shape that is due for every name the candidate may return."""
+    layout = call.candidate.layout
+    shapes = {k: v.shape for k, v in call.inputs.items() if k not in (layout.name("y"), layout.name("w"))}
+    for key, due in call.shapes.items():
+        if key not in (*MODEL_INPUTS,):
+            shapes[layout.name(key)] = (due[1], due[0], *due[2:]) if layout.batch_first and len(due) == 3 else due
+    return shapes
+
+
+def guarded(call: Call, where: str, function: Callable, *args):
+    """Call foreign code: a time limit, its warnings kept to themselves, its exceptions as findings."""
+    try:
+        with warnings.catch_warnings(), time_limit(CALL_SECONDS):
+            if call.dtype.kind == "c":
+                warnings.simplefilter("error", np.exceptions.ComplexWarning)
+            else:
+                warnings.simplefilter("ignore")
+            return function(*args)
+    except TimeLimit:
+        raise Finding("contract.time", f"{where} did not return within {CALL_SECONDS:g} s at {_at(call.sizes)}") from None
+    except (Exception, SystemExit) as error:
+        raise Finding("contract.call", f"{where} raised {_last_line(error)} at {_at(call.sizes)}{_place(error)}") from None
+
+
+class TimeLimit(BaseException):
+    """Raised inside foreign code when its time is up; not an Exception, so that its own handlers let it pass."""
+
+
+@contextlib.contextmanager
+def time_limit(seconds: float):
+    """Interrupt Python code after `seconds`. Only the main thread of a Unix process can be interrupted; elsewhere
+    there is no limit. Code that does not return to Python is not interrupted either."""
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
+        yield
+        return
+
+    def ring(signum, frame):
+        raise TimeLimit
+
+    before = signal.signal(signal.SIGALRM, ring)
+    remaining, _ = signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, remaining)
+        signal.signal(signal.SIGALRM, before)
+
+
+def accepts_taps(instance) -> bool:
+    """Whether `forward` takes taps as a second argument."""
+    try:
+        return "taps" in inspect.signature(instance.forward).parameters
+    except (TypeError, ValueError, AttributeError):
+        return False
+
+
+def _pair(returned, where: str, due: str):
+    try:
+        first, second = returned
+    except (TypeError, ValueError):
+        raise Finding("contract.call", f"{where} returned {_kind(returned)}; {due} is due") from None
+    return first, second
+
+
+def _kind(q) -> str:
+    return "None" if q is None else f"a {type(q).__name__}"
+
+
+def _at(n: Sizes) -> str:
+    return f"T={n.T}, B={n.B}, D={n.D}, H={n.H}"
+
+
+def _last_line(error: BaseException) -> str:
+    return "".join(traceback.format_exception_only(error)).strip().splitlines()[-1]
+
+
+def _place(error: BaseException) -> str:
+    frames = traceback.extract_tb(error.__traceback__)
+    theirs = [f for f in frames if not f.filename.startswith("<") and f.filename != __file__]
+    return f" ({theirs[-1].filename.rsplit('/', 1)[-1]}:{theirs[-1].lineno})" if theirs else ""

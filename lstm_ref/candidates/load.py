@@ -1,0 +1,177 @@
+"""Load: what a user names on the command line, as candidates.
+
+    module:attribute     file.py:attribute     ref:     torch:     torch:LSTM(batch_first=True)     torch:module:Class
+
+The attribute is a class, a function without arguments that makes an instance, or an instance.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import functools
+import importlib
+import importlib.util
+import pathlib
+import sys
+
+from .contract import REDUCTIONS, Candidate, ContractError, Finding, accepts_taps, parse_supports, time_limit
+from .layout import LayoutError, resolve
+from .student import is_student
+
+LOAD_SECONDS = 60.0  # importing a framework takes its time
+FORMS = "module:attribute, file.py:attribute, ref:, torch:, torch:module:Class"
+
+
+class TargetError(ValueError):
+    """A target that cannot be plugged in; the text says what was seen and what to do."""
+
+
+def load(target: str) -> list[Candidate]:
+    """The candidates that a target names: one, or a layer and a model where it offers both."""
+    kind, colon, rest = target.partition(":")
+    if target == "ref:":
+        from .reference import ReferenceLayer, ReferenceModel
+
+        return [*plug(ReferenceLayer, target), *plug(ReferenceModel, target)]
+    if kind == "torch" and colon:
+        return [_torch(target, rest)]
+    if not colon or not rest:
+        raise TargetError(f"the target {target!r} names no LSTM; it must be one of {FORMS}")
+    return plug(_attribute(kind, rest, target), target)
+
+
+def plug(thing, name: str | None = None) -> list[Candidate]:
+    """A class, a factory without arguments, or an instance, as candidates. Raises TargetError."""
+    name = name or getattr(thing, "__name__", type(thing).__name__)
+    factory = isinstance(thing, type) or (callable(thing) and not _ways(thing))
+    instance = _instance(thing, name) if factory else thing
+    make = thing if factory else lambda: thing
+    if is_student(instance):
+        return [Candidate(name, "student", make, factory)]
+    ways = _ways(instance)
+    if not ways:
+        methods = ", ".join(m for m in dir(instance) if not m.startswith("_")) or "none"
+        raise TargetError(
+            f"{name} has none of the methods that the contract knows (its own: {methods}); give it forward(inputs) and "
+            "vjp(inputs, cotangents), or pullback(inputs), or loss_and_gradients(inputs), or params, loss() and gradients()"
+        )
+    reduction = getattr(instance, "reduction", "sum")
+    if reduction not in REDUCTIONS:
+        raise TargetError(f"{name} declares reduction {reduction!r}; it must be one of {', '.join(map(repr, REDUCTIONS))}")
+    try:
+        layout = resolve(getattr(instance, "layout", None))
+        supports = parse_supports(getattr(instance, "supports", None))
+    except (LayoutError, ContractError) as error:
+        raise TargetError(f"{name}: {error}") from None
+    return [Candidate(name, way, make, factory, layout, supports, reduction, accepts_taps(instance)) for way in ways]
+
+
+def _ways(thing) -> list[str]:
+    """How this object gives gradients: one way at layer level, one at model level."""
+    has = functools.partial(hasattr, thing)
+    layer = "pullback" if has("pullback") else "vjp" if has("forward") and has("vjp") else None
+    model = "loss_and_gradients" if has("loss_and_gradients") else None
+    if not layer and not model and has("forward"):
+        layer = "forward"
+    return [way for way in (layer, model) if way]
+
+
+def _instance(make, name: str):
+    try:
+        with time_limit(LOAD_SECONDS):
+            return make()
+    except Exception as error:
+        raise TargetError(
+            f"{name}() raised {type(error).__name__}: {error}; name a class or function that needs no arguments, or an instance"
+        ) from error
+
+
+def _attribute(module: str, path: str, target: str):
+    try:
+        with time_limit(LOAD_SECONDS):
+            found = _from_file(pathlib.Path(module)) if module.endswith(".py") else _from_module(module)
+    except TargetError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise TargetError(f"{module} could not be imported: {type(error).__name__}: {error}") from error
+    for part in path.split("."):
+        if not hasattr(found, part):
+            names = ", ".join(n for n in vars(found) if not n.startswith("_")) or "nothing public"
+            raise TargetError(f"{module} has no {path!r} (it has {names})")
+        found = getattr(found, part)
+    return found
+
+
+def _from_module(name: str):
+    if "" not in sys.path and (here := str(pathlib.Path.cwd())) not in sys.path:
+        sys.path.insert(0, here)
+    return importlib.import_module(name)
+
+
+def _from_file(path: pathlib.Path):
+    if not path.is_file():
+        raise TargetError(f"there is no file {path}")
+    if (folder := str(path.resolve().parent)) not in sys.path:
+        sys.path.insert(0, folder)
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    before = sys.modules.get(path.stem)
+    sys.modules[path.stem] = module  # dataclasses and pickles of the file look it up
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        if before is None:
+            del sys.modules[path.stem]
+        else:
+            sys.modules[path.stem] = before
+        raise
+    return module
+
+
+def _torch(target: str, rest: str) -> Candidate:
+    try:
+        import torch
+    except ImportError:
+        raise TargetError(f"{target} needs PyTorch, which is not installed; install it with: pip install 'lstm-ref[torch]'") from None
+    from .torch_lstm import TorchError, TorchLayer, layout_of
+
+    name, options = _options(rest, target)
+    if name in ("", "LSTM"):
+        cls = torch.nn.LSTM
+    else:
+        module, colon, path = name.rpartition(":")
+        if not colon:
+            raise TargetError(f"the target {target!r} names no class; it must be torch:module:Class or torch:file.py:Class")
+        cls = _attribute(module, path, target)
+    if unknown := set(options) - {"batch_first"}:
+        raise TargetError(f"{target} sets {', '.join(sorted(unknown))}; only batch_first can be set so far")
+
+    def build(D, H):
+        with torch.random.fork_rng(devices=[]):
+            return cls(D, H, **options)
+
+    try:
+        with time_limit(LOAD_SECONDS):
+            layout = layout_of(build, getattr(cls, "layout", None), bool(options.get("batch_first")))
+            supports = parse_supports(getattr(cls, "supports", None))
+    except (TorchError, LayoutError, ContractError) as error:
+        raise TargetError(f"{target}: {error}") from None
+    except Exception as error:
+        raise TargetError(f"{target}: building {cls.__name__}(3, 5) raised {type(error).__name__}: {error}") from error
+    make = functools.partial(TorchLayer, build)
+    return dataclasses.replace(Candidate(target, "pullback", make, True, layout, supports))
+
+
+def _options(text: str, target: str) -> tuple[str, dict]:
+    """`LSTM(batch_first=True)` as a name and its literals; nothing is evaluated."""
+    if "(" not in text:
+        return text, {}
+    name, _, arguments = text.partition("(")
+    try:
+        call = ast.parse(f"f({arguments}", mode="eval").body
+        if call.args:
+            raise ValueError
+        return name, {k.arg: ast.literal_eval(k.value) for k in call.keywords}
+    except (SyntaxError, ValueError, AttributeError):
+        raise TargetError(f"the options of {target!r} are not understood; they must be literals, as in LSTM(batch_first=True)") from None

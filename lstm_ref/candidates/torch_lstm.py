@@ -1,0 +1,105 @@
+"""torch: torch.nn.LSTM, or a user's own nn.Module that is called like it, as a candidate.
+
+The module is built as `Class(D, H)`, called as `module(x, (h0, c0))` with states (1, B, H), and returns
+`(y, (h_n, c_n))`. Its parameters are matched to the layout by name, else by shape.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from .layout import PRESETS, Layout, resolve
+
+_PROBE_D, _PROBE_H = 3, 5
+
+
+class TorchError(ValueError):
+    """A module that does not fit; the text says what was seen and what is due."""
+
+
+def layout_of(build, declared, batch_first: bool) -> Layout:
+    """The layout of the modules that `build(D, H)` makes: as declared, else torch's own with the names found."""
+    layout = resolve(declared) if declared is not None else PRESETS["torch"]
+    layout = dataclasses.replace(layout, batch_first=layout.batch_first or batch_first)
+    shapes = {k: tuple(p.shape) for k, p in build(_PROBE_D, _PROBE_H).named_parameters()}
+    wanted = [layout.name(key).replace("{gate}", g) for key, _ in layout.parts for g in (layout.order if not layout.packed else "i")]
+    if set(wanted) == set(shapes):
+        return layout
+    by_suffix = {w: [k for k in shapes if k.endswith(f".{w}")] for w in wanted}
+    if all(len(found) == 1 for found in by_suffix.values()) and len(wanted) == len(shapes):
+        return dataclasses.replace(layout, names={key: by_suffix[layout.name(key)][0] for key, _ in layout.parts})
+    if declared is None:
+        return _by_shape(layout, shapes)
+    raise TorchError(f"the module's parameters are {_listed(shapes)}; the layout that it declares names {', '.join(wanted)}")
+
+
+def _by_shape(layout: Layout, shapes: dict[str, tuple[int, ...]]) -> Layout:
+    D, H = _PROBE_D, _PROBE_H
+    roles = {"W_x": {(4 * H, D), (D, 4 * H)}, "W_h": {(4 * H, H), (H, 4 * H)}, "b": {(4 * H,)}}
+    found = {role: [k for k, s in shapes.items() if s in due] for role, due in roles.items()}
+    if len(found["W_x"]) == len(found["W_h"]) == 1 and len(found["b"]) <= 2 and sum(map(len, found.values())) == len(shapes):
+        names = {"W_x": found["W_x"][0], "W_h": found["W_h"][0]}
+        names |= dict(zip(("b",) if len(found["b"]) == 1 else ("b_x", "b_h"), found["b"], strict=False))
+        transposed = shapes[names["W_h"]] == (H, 4 * H)
+        return dataclasses.replace(layout, transposed=transposed, biases=len(found["b"]), names=names)
+    raise TorchError(
+        f"the module's parameters are {_listed(shapes)} for D = {D}, H = {H}; give the class a `layout` that names them, "
+        "as in layout = dict(order='ifgo', packed=True, joint='split', biases=1, names={'W_x': …, 'W_h': …, 'b': …})"
+    )
+
+
+def _listed(shapes: dict) -> str:
+    return ", ".join(f"{k} {s}" for k, s in shapes.items()) or "none"
+
+
+class TorchLayer:
+    """A torch module through the plug-in contract; a fresh module for every call, so that calls cannot meet."""
+
+    def __init__(self, build):
+        self.build = build
+
+    def forward(self, inputs):
+        return self.pullback(inputs)[0]
+
+    def pullback(self, inputs):
+        import torch
+
+        given = {k: _tensor(v) for k, v in inputs.items()}
+        states = {k: given.pop(k).requires_grad_() for k in ("x", "h0", "c0")}
+        module = self.build(states["x"].shape[-1], states["h0"].shape[-1]).to(states["x"].dtype)
+        parameters = dict(module.named_parameters())
+        with torch.no_grad():
+            for k, v in given.items():
+                parameters[k].copy_(v)
+        y, (h_n, c_n) = module(states["x"], (states["h0"][None], states["c0"][None]))
+        outputs = {"h": y, "h_T": h_n[0], "c_T": c_n[0]}
+        wanted = {**states, **parameters}
+
+        def pull(cotangents):
+            flows = [_tensor(cotangents[k]).to(outputs[k].dtype) for k in outputs]
+            found = torch.autograd.grad(
+                list(outputs.values()), list(wanted.values()), flows, retain_graph=True, allow_unused=True
+            )
+            return {k: _array(g) for k, g in zip(wanted, found, strict=True) if g is not None}
+
+        return {k: _array(v.detach()) for k, v in outputs.items()}, pull
+
+
+def _tensor(q: np.ndarray):
+    import torch
+
+    if q.dtype.name == "bfloat16":
+        return torch.from_numpy(q.astype(np.float32)).to(torch.bfloat16)
+    return torch.from_numpy(np.array(q, order="C"))
+
+
+def _array(q) -> np.ndarray:
+    import torch
+
+    if q.dtype == torch.bfloat16:
+        import ml_dtypes
+
+        return q.float().numpy().astype(ml_dtypes.bfloat16)
+    return q.numpy()

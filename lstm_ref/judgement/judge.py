@@ -1,0 +1,353 @@
+"""Judge: one candidate on one case, once; every check reads its own quantity from what is found here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import numpy as np
+
+from ..candidates import contract, layout
+from ..candidates.contract import Answer, Candidate, Finding
+from ..cases import Case
+from ..reference.symbols import LAYER_INTERMEDIATES
+from ..truth import autodiff, differences
+from . import tolerances as tol
+from .comparison import compare, compare_along, looks_like, worst_of
+from .tolerances import Condition, Precision
+from .verdict import FAIL, PASS, UNRESOLVED, Evidence
+
+BY_STEP = {*LAYER_INTERMEDIATES, "v", "y_hat"}
+ENTRY_BY_ENTRY = 4  # blocks of so few entries are differenced entry by entry under complex step
+LOWER = {"float64": "float32", "float32": "float16"}  # what a dtype may silently be computed in
+CONTRACT = ("call", "time", "keys", "shapes", "dtype", "finite")
+FORWARD = ("h", "c_T", "h_T")
+
+
+@dataclass
+class Bench:
+    """What stays the same while one candidate is judged at one dtype, and what is learnt about it on the way:
+    blocks that are computed in a lower precision, and where its forward pass is complex-safe."""
+
+    candidate: Candidate
+    precision: Precision
+    instance: object
+    lower: dict[str, Precision] = field(default_factory=dict)
+    complex_safe: dict[tuple[str, str], bool] = field(default_factory=dict)
+
+    def u(self, quantity: str) -> float:
+        return self.lower[quantity].u if quantity in self.lower else self.precision.u
+
+
+@dataclass
+class Point:
+    """Textbook inputs and cotangents, with truth and condition computed when first asked for."""
+
+    bench: Bench
+    inputs: dict
+    cotangents: dict
+
+    @cached_property
+    def seen(self) -> dict:
+        """The inputs that the candidate really computes with, in its layout and dtype."""
+        return layout.effective(self.bench.candidate.layout, self.inputs, self.bench.precision.dtype)
+
+    @cached_property
+    def truth(self) -> autodiff.Truth:
+        return autodiff.truth(self.seen, self.cotangents)
+
+    @cached_property
+    def lanes(self) -> dict[str, np.ndarray]:
+        return self._noise(sigmoid_tail=False)
+
+    @cached_property
+    def tail_lanes(self) -> dict[str, np.ndarray]:
+        return self._noise(sigmoid_tail=True)
+
+    def _noise(self, sigmoid_tail: bool) -> dict[str, np.ndarray]:
+        offset = self.bench.candidate.layout.forget_bias
+        return tol.noisy_run(self.seen, self.cotangents, self.bench.precision, sigmoid_tail, offset)
+
+    @cached_property
+    def _conditions(self) -> dict[str, Condition]:
+        return {}
+
+    def condition(self, key: str) -> Condition:
+        """The condition of a forward value ("h") or a gradient ("dW_f")."""
+        if key not in self._conditions:
+            self._conditions[key] = self._condition(self.lanes, key)
+        return self._conditions[key]
+
+    def tail_condition(self, key: str) -> Condition:
+        return self._condition(self.tail_lanes, key)
+
+    def _condition(self, lanes: dict, key: str) -> Condition:
+        return tol.condition(lanes[key], self.bench.precision, key in BY_STEP or (key[1:] in BY_STEP and key[0] == "d"))
+
+    def tolerance(self, of: str) -> np.ndarray:
+        """The tolerance of the gradient of `of`, per entry."""
+        return tol.tolerance(self.condition(f"d{of}"), self.bench.u(of))
+
+
+@dataclass
+class Judged:
+    """One case, judged: evidence by check id, and what the laws and the state checks go on with."""
+
+    case: Case
+    point: Point
+    evidence: dict[str, Evidence] = field(default_factory=dict)
+    gradients: Answer | None = None
+
+    def add(self, check: str, evidence: Evidence) -> None:
+        known = self.evidence.get(check)
+        self.evidence[check] = evidence if known is None else worst_of([known, evidence])
+
+
+def judge(bench: Bench, case: Case, with_differences: bool = True) -> Judged:
+    """Run the candidate on a case and hold everything that it gives against autodiff and against differences."""
+    candidate = bench.candidate
+    point = Point(bench, case.inputs, case.cotangents)
+    found = Judged(case, point)
+    call = contract.prepare(candidate, case.inputs, bench.precision.dtype, case.spec.memory)
+    given = {k: v.copy() for k, v in call.inputs.items()}
+    outputs = None
+    try:
+        outputs, pull = contract.start(call, bench.instance)
+        found.gradients = pull(case.cotangents) if candidate.kind != "forward" else Answer({}, {}, {})
+    except Finding as finding:
+        _blame(found, finding)
+    changed = [k for k in given if not np.array_equal(given[k], call.inputs[k], equal_nan=given[k].dtype.kind != "i")]
+    mutated = Evidence(FAIL, np.inf, ", ".join(changed), rule=f"{', '.join(changed)} changed during the call")
+    found.add("state.inputs_unmutated", mutated if changed else Evidence(PASS))
+    if outputs is None:
+        return found
+    for answer in filter(None, (outputs, found.gradients)):
+        _contract_evidence(found, answer, bench)
+    forward_right = _judge_forward(found, outputs, bench)
+    if found.gradients is not None:
+        _judge_gradients(found, bench, forward_right)
+        if with_differences:
+            _judge_differences(found, bench, call, forward_right)
+    return found
+
+
+def _blame(found: Judged, finding: Finding) -> None:
+    memory = found.case.spec.memory
+    check = f"state.{memory}" if memory != "plain" and finding.check == "contract.call" else finding.check
+    found.add(check, Evidence(FAIL, np.inf, rule=finding.sentence))
+
+
+def _contract_evidence(found: Judged, answer: Answer, bench: Bench) -> None:
+    for name in CONTRACT:
+        found.add(f"contract.{name}", Evidence(PASS))
+    for block, finding in answer.faults.items():
+        found.add(finding.check, Evidence(FAIL, np.inf, block, rule=finding.sentence))
+    due = bench.precision.dtype
+    for name, array in answer.raw.items():
+        if array.ndim and array.dtype != due and array.dtype.kind in "fcV":
+            sentence = f"{name} came back as {array.dtype} for {due} inputs"
+            found.add("contract.dtype", Evidence(FAIL, np.inf, name, rule=sentence))
+
+
+def _judge_forward(found: Judged, outputs: Answer, bench: Bench) -> bool:
+    """Whether h and c_T (or the loss) are the textbook's here."""
+    point, right = found.point, True
+    for name, seen in outputs.arrays.items():
+        evidence = _with_tail(found, name, seen, point.truth.values[name], name, bench)
+        found.add(f"forward.{name}", evidence)
+        right &= evidence.outcome != FAIL or name not in (*FORWARD, "J")
+    if "h" in outputs.faults or "c_T" in outputs.faults:
+        right = False
+    case = found.case
+    if not case.model and (case.inputs["h0"].any() or case.inputs["c0"].any()) and bench.candidate.supports.initial_state:
+        found.add("forward.initial_state", _initial_state(found, outputs, bench) if not right else Evidence(PASS))
+    return right
+
+
+def _initial_state(found: Judged, outputs: Answer, bench: Bench) -> Evidence:
+    zeros = {k: np.zeros_like(found.point.seen[k]) for k in ("h0", "c0")}
+    due = autodiff.truth({**found.point.seen, **zeros}, found.case.cotangents).values["h"]
+    seen = outputs.arrays.get("h")
+    if seen is not None and compare("h", seen, due, found.point.condition("h"), bench.precision, bench.u("h")).outcome == PASS:
+        sentence = 'h is what zero initial states give; h0 and c0 are ignored. If that is meant, declare supports = {"initial_state": False}'
+        return Evidence(FAIL, np.inf, "h", rule=sentence)
+    return Evidence(PASS)
+
+
+def _judge_gradients(found: Judged, bench: Bench, forward_right: bool) -> None:
+    answer, point = found.gradients, found.point
+    for name, fault in answer.faults.items():
+        for check in (f"grad.{name}.autodiff", f"grad.{name}.differences"):
+            if fault.check != "contract.keys":
+                found.add(check, Evidence(FAIL, np.inf, name, rule=fault.sentence))
+    if not forward_right:
+        return  # the truth is another function's: only differences of its own forward pass can tell
+    for key, seen in answer.arrays.items():
+        name = key.partition(".")[0]
+        kind = "inter" if name in BY_STEP else "grad"
+        found.add(f"{kind}.{name}.autodiff", _with_tail(found, name, seen, point.truth.gradients[name], f"d{name}", bench))
+
+
+def _with_tail(found: Judged, name: str, seen: np.ndarray, due: np.ndarray, key: str, bench: Bench) -> Evidence:
+    """Compare; what fails is judged again with σ's noise absolute, and then is a note on σ's tail, not a failure."""
+    p, u, point = bench.precision, bench.u(name), found.point
+    evidence = compare(name, seen, due, point.condition(key), p, u)
+    if np.isfinite(due).all() and not np.isfinite(seen).all() and point.condition(key).in_range:
+        found.add("contract.finite", evidence)
+    if evidence.outcome != FAIL or not np.isfinite(evidence.ratio):
+        return evidence
+    again = compare(name, seen, due, point.tail_condition(key), p, u)
+    if again.outcome == FAIL:
+        return evidence
+    note = f"σ loses relative accuracy in its tail (as ½(1 + tanh(a/2)) does): {name} is off by {evidence.ratio:.3g} tolerances"
+    found.add("numerics.sigmoid_tail", Evidence(PASS, 0.0, name, note=note))
+    return again
+
+
+def _judge_differences(found: Judged, bench: Bench, call: contract.Call, forward_right: bool) -> None:
+    case, point, p = found.case, found.point, bench.precision
+    names = [k for k in bench.candidate.gradient_names if k in found.gradients.arrays]
+    inner = [k for k in LAYER_INTERMEDIATES if bench.candidate.taps and not case.model and k in found.gradients.arrays]
+    limits = {k: point.tolerance(k) for k in (*names, *inner)}
+    if not forward_right:  # conditions are another function's: grant every entry the largest of all blocks
+        widest = max((float(v.max()) for v in limits.values()), default=0.0)
+        limits = {k: np.full_like(v, widest) for k, v in limits.items()}
+    rounding = _rounding_of_J(point, bench)
+    for k in (*names, *inner):
+        rng = np.random.default_rng([case.spec.seed, len(k), ord(k[-1])])
+        seen = found.gradients.arrays[k]
+        kind = "inter" if k in inner else "grad"
+        for direction in _directions(seen, rng, p.name == "float64" and bench.complex_safe.get((k, case.spec.regime), True)):
+            J = _along(bench, case, k, direction, tapped=k in inner)
+            try:
+                evidence = _one_difference(bench, case, k, seen, direction, J, rounding, limits[k])
+            except Finding as finding:
+                evidence = Evidence(UNRESOLVED, quantity=k, rule=finding.sentence)
+            found.add(f"{kind}.{k}.differences", evidence)
+
+
+def _one_difference(bench: Bench, case: Case, k: str, seen, direction, J, rounding: float, limit) -> Evidence:
+    p = bench.precision
+    inputs = case.inputs.get(k, seen)
+    rounding = rounding + bench.u(k) * float(np.sum(np.abs(seen) * np.abs(inputs))) if k in case.inputs else rounding
+    scale = float(np.linalg.norm(seen)) / np.sqrt(seen.size)
+    coarse = bench.u(k) > tol.PRECISIONS["float64"].u
+    key = (k, case.spec.regime)
+
+    def six():
+        good_enough = np.sqrt(bench.u(k)) * scale
+        found = differences.six_point(J, rounding, tol.DIFFERENCE_BOUND, scale, good_enough, coarse)
+        if found.bound > p.resolution * scale:
+            other = differences.adaptive(J, rounding, tol.DIFFERENCE_BOUND, coarse)
+            found = min(found, other, key=lambda d: d.bound)
+        return found
+
+    def judged(d, own):
+        return replace(compare_along(k, seen, direction, d.value, d.bound + own, limit, p), note=d.method)
+
+    if p.name == "float64" and not coarse and bench.complex_safe.get(key, True):
+        exact = _complex(J)
+        own = float(np.sum(np.abs(direction) * limit))  # the complex step rounds as the gradient does
+        if exact is not None:
+            evidence = judged(exact, own)
+            if key in bench.complex_safe and evidence.outcome != FAIL:
+                return evidence
+            check = six()
+            agree = abs(check.value - exact.value) <= check.bound + own
+            bench.complex_safe.setdefault(key, agree)
+            return evidence if agree and evidence.outcome != FAIL else judged(check, 0.0)
+        bench.complex_safe[key] = False
+    return judged(six(), 0.0)
+
+
+def _complex(J) -> differences.Difference | None:
+    try:
+        with np.errstate(all="ignore"):
+            return differences.complex_step(J)
+    except Finding:
+        return None  # a forward pass that cannot take complex numbers is no failure
+
+
+def _directions(seen: np.ndarray, rng: np.random.Generator, exact: bool):
+    """Every unit vector of a tiny block where a difference costs one pass, else one Gaussian direction of length 1."""
+    if exact and seen.size <= ENTRY_BY_ENTRY:
+        for n in range(seen.size):
+            direction = np.zeros(seen.size)
+            direction[n] = 1
+            yield direction.reshape(seen.shape)
+        return
+    direction = rng.standard_normal(seen.shape)
+    yield direction / np.linalg.norm(direction)
+
+
+def _along(bench: Bench, case: Case, name: str, direction: np.ndarray, tapped: bool):
+    """J of the candidate's own forward pass, as a function of a real or imaginary step along a direction."""
+    candidate = bench.candidate
+
+    def J(step):
+        exact = isinstance(step, complex)
+        dtype = np.dtype(np.complex128) if exact else bench.precision.dtype
+        inputs = case.inputs if tapped else {**case.inputs, name: case.inputs[name] + step * direction}
+        if exact:
+            inputs = {k: v if k == "y" else v.astype(dtype) for k, v in inputs.items()}
+        call = contract.prepare(candidate, inputs, dtype)
+        if candidate.model:
+            outputs, _ = contract.start(call, bench.instance)
+            return outputs.arrays["J"][()]
+        taps = {name: (step * direction).astype(dtype)} if tapped else None
+        return functional(contract.forward(call, bench.instance, taps).arrays, case.cotangents)
+
+    return J
+
+
+def functional(outputs: dict, s: dict):
+    """J = Σ_t ⟨s_t, h_t⟩ + ⟨s_h, h_T⟩ + ⟨s_c, c_T⟩ of a candidate's outputs."""
+    if "h" not in outputs or ("c_T" not in outputs and s["c_T"].any()):
+        raise Finding("contract.keys", "h or c_T is missing, so the forward pass cannot be differenced")
+    h = outputs["h"]
+    J = np.sum(s["h"] * h) + np.sum(s["h_T"] * outputs.get("h_T", h[-1]))
+    return J + np.sum(s["c_T"] * outputs["c_T"]) if "c_T" in outputs else J
+
+
+def _rounding_of_J(point: Point, bench: Bench) -> float:
+    """A bound on the rounding error of one value of J."""
+    lanes, s = point.lanes, point.cotangents
+    if "J" in lanes:
+        J, terms = lanes["J"], np.abs(lanes["J"][0])
+    else:
+        flows = [(s["h"], lanes["h"]), (s["h_T"], lanes["h_T"]), (s["c_T"], lanes["c_T"])]
+        J = sum(np.sum(a * q, axis=tuple(range(1, q.ndim))) for a, q in flows)
+        terms = sum(np.sum(np.abs(a * q[0])) for a, q in flows)
+    spread = np.abs(J - J[0]).max() / bench.precision.eta
+    return float(tol.KAPPA * max(bench.u("h"), bench.u("J")) * (spread + terms))
+
+
+def measure_precision(bench: Bench, cases: list[Case]) -> Evidence:
+    """Find the blocks that the candidate computes in a lower precision than its dtype, and judge them at that from now on.
+
+    A block counts when in every one of these cases it fails at the dtype's own precision, passes at the lower one, and
+    looks computed in it.
+    """
+    p, lower = bench.precision, tol.PRECISIONS.get(LOWER.get(bench.precision.name, ""))
+    if lower is None:
+        return Evidence(PASS)
+    votes: dict[str, list[bool]] = {}
+    for case in cases:
+        point = Point(bench, case.inputs, case.cotangents)
+        try:
+            outputs, gradients = contract.run(contract.prepare(bench.candidate, case.inputs, p.dtype), bench.instance, case.cotangents)
+        except Finding:
+            return Evidence(PASS)  # said by contract.call
+        blocks = [(k, v, point.truth.values[k], k) for k, v in outputs.arrays.items()]
+        blocks += [(k, v, point.truth.gradients[k], f"d{k}") for k, v in gradients.arrays.items() if "." not in k]
+        for k, seen, due, key in blocks:
+            condition = point.condition(key)
+            own = compare(k, seen, due, condition, p).outcome == FAIL
+            passes = compare(k, seen, due, condition, p, lower.u).outcome != FAIL
+            votes.setdefault(k, []).append(own and passes and looks_like(seen, due, lower.dtype, lower.u))
+    bench.lower = {k: lower for k, v in votes.items() if all(v)}
+    if not bench.lower:
+        return Evidence(PASS)
+    names = "everything" if len(bench.lower) == len(votes) else ", ".join(sorted(bench.lower))
+    sentence = f"{names} is computed in {lower.name}, though {p.name} goes in and comes out; judged as {lower.name} from here on"
+    return Evidence(FAIL, np.inf, names, rule=sentence)

@@ -1,0 +1,271 @@
+"""Laws: relations between a candidate's own gradients that need no truth.
+
+Each law is a handful of runs whose gradients must combine to zero; its tolerance is the sum of |coefficient| ×
+tolerance over the gradients in it. Only the zero cotangent is exact.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..candidates import contract
+from ..candidates.contract import Finding
+from ..reference.symbols import BIASES, WEIGHTS
+from ..truth import differences
+from . import tolerances as tol
+from .comparison import worst_of
+from .judge import BY_STEP, Bench, Judged, Point
+from .verdict import FAIL, PASS, UNRESOLVED, Evidence
+
+FACTOR = 1024.0  # a power of two scales without rounding
+BY_BATCH = ("x", "h0", "c0")
+
+
+def judge_laws(bench: Bench, judged: Judged, wanted) -> dict[str, Evidence]:
+    """Every law that is wanted and that applies to this case; `wanted` says so of a check id."""
+    found = {}
+    for name, law in LAWS.items():
+        if wanted(f"law.{name}"):
+            try:
+                evidence = law(bench, judged)
+            except Finding as finding:
+                evidence = Evidence(FAIL, np.inf, rule=finding.sentence)
+            if evidence is not None:
+                found[f"law.{name}"] = evidence
+    return found
+
+
+def _run(bench: Bench, point: Point) -> tuple[dict, dict]:
+    call = contract.prepare(bench.candidate, point.inputs, bench.precision.dtype)
+    outputs, gradients = contract.run(call, bench.instance, point.cotangents)
+    return outputs.arrays, {k: v for k, v in gradients.arrays.items() if "." not in k and k not in BY_STEP}
+
+
+def _base(judged: Judged) -> dict:
+    return {k: v for k, v in judged.gradients.arrays.items() if "." not in k and k not in BY_STEP}
+
+
+def _flow(point: Point, scale) -> Point:
+    """The same point with what flows in scaled: the cotangents, or the weights of the loss."""
+    if "w" in point.inputs:
+        return Point(point.bench, {**point.inputs, "w": point.inputs["w"] * scale}, point.cotangents)
+    return Point(point.bench, point.inputs, {k: v * scale for k, v in point.cotangents.items()})
+
+
+def _agree(bench: Bench, left: dict, right: dict, limits: dict) -> Evidence:
+    """Whether two sets of gradients agree within the given tolerances, block by block."""
+    pieces = []
+    for k in left:
+        error, limit = np.abs(left[k] - right[k]), limits[k]
+        if not np.isfinite(limit).all():
+            pieces.append(Evidence(UNRESOLVED, quantity=k, rule="no finite tolerance here"))
+            continue
+        with np.errstate(invalid="ignore", divide="ignore"):
+            ratios = np.where(error == 0, 0.0, error / limit)
+        ratios = np.where(np.isnan(ratios), np.inf, ratios)
+        index = tuple(int(n) for n in np.unravel_index(np.argmax(ratios), ratios.shape))
+        worst = float(ratios[index])
+        scale = max(np.abs(left[k]).max(initial=0.0), np.abs(right[k]).max(initial=0.0))
+        outcome = FAIL if worst > 1 else UNRESOLVED if scale and limit.max() >= bench.precision.resolution * scale else PASS
+        values = (float(left[k][index]), float(right[k][index]), None, float(error[index]), float(limit[index]))
+        pieces.append(Evidence(outcome, worst, k, index, *values, rule="|left − right| ≤ Σ|coefficient|·tolerance"))
+    failed = [e for e in pieces if e.outcome == FAIL]
+    resolved = [e for e in pieces if e.outcome == PASS]
+    return worst_of(failed or resolved or pieces) if pieces else Evidence(UNRESOLVED)
+
+
+def _homogeneity(bench: Bench, judged: Judged) -> Evidence:
+    base, point = _base(judged), judged.point
+    up, down = (_run(bench, _flow(point, s))[1] for s in (FACTOR, 1 / FACTOR))
+    limits = {k: 2 * point.tolerance(k) for k in base}
+    return worst_of(
+        [
+            _agree(bench, {k: v / FACTOR for k, v in up.items()}, base, limits),
+            _agree(bench, {k: v * FACTOR for k, v in down.items()}, base, limits),
+        ]
+    )
+
+
+def _additivity(bench: Bench, judged: Judged) -> Evidence:
+    """g(s) = g(s − s') + g(s') with s' taking every other entry of what flows in: no rounding in the split."""
+    point = judged.point
+    if "w" in point.inputs:
+        mask = np.indices(point.inputs["w"].shape).sum(0) % 2
+        halves = [_flow(point, mask), _flow(point, 1 - mask)]
+    else:
+        masks = {k: np.indices(v.shape).sum(0) % 2 for k, v in point.cotangents.items()}
+        parts = [{k: v * masks[k] for k, v in point.cotangents.items()}, {k: v * (1 - masks[k]) for k, v in point.cotangents.items()}]
+        halves = [Point(bench, point.inputs, part) for part in parts]
+    base = _base(judged)
+    one, two = (_run(bench, h)[1] for h in halves)
+    limits = {k: point.tolerance(k) + sum(h.tolerance(k) for h in halves) for k in base}
+    return _agree(bench, {k: one[k] + two[k] for k in base}, base, limits)
+
+
+def _zero_cotangent(bench: Bench, judged: Judged) -> Evidence:
+    _, gradients = _run(bench, _flow(judged.point, 0.0))
+    for k, v in gradients.items():
+        if v.any() or np.isnan(v).any():
+            index = tuple(int(n) for n in np.argwhere(~(v == 0))[0])
+            return Evidence(FAIL, np.inf, k, index, float(v[index]), 0.0, rule=f"d{k} is not exactly zero when nothing flows in")
+    return Evidence(PASS)
+
+
+def _time_split(bench: Bench, judged: Judged) -> Evidence | None:
+    point, supports = judged.point, bench.candidate.supports
+    T, B, D, H = judged.case.spec.sizes[:4]
+    base = _base(judged)
+    if T < 2 or "c_T" in supports.missing or not supports.initial_state or not {"h0", "c0"} <= set(base) or "T" in supports.sizes:
+        return None
+    t = T // 2
+    s = point.cotangents
+    nothing = np.zeros((B, H))
+    early = Point(bench, {**point.inputs, "x": point.inputs["x"][:t]}, {"h": s["h"][:t], "h_T": nothing, "c_T": nothing})
+    handed, _ = _run(bench, early)
+    late_inputs = {**point.inputs, "x": point.inputs["x"][t:], "h0": handed["h"][-1], "c0": handed["c_T"]}
+    late = Point(bench, late_inputs, {"h": s["h"][t:], "h_T": s["h_T"], "c_T": s["c_T"]})
+    _, g2 = _run(bench, late)
+    early = Point(bench, early.inputs, {"h": s["h"][:t], "h_T": g2["h0"], "c_T": g2["c0"]})
+    _, g1 = _run(bench, early)
+    joined = {k: g1[k] + g2[k] if k in (*WEIGHTS, *BIASES) else g1[k] for k in base}
+    limits = {k: point.tolerance(k) + early.tolerance(k) for k in base if k != "x"}
+    limits |= {k: limits[k] + late.tolerance(k) for k in (*WEIGHTS, *BIASES) if k in base}
+    if "x" in base:
+        joined["x"] = np.concatenate([g1["x"], g2["x"]])
+        limits["x"] = point.tolerance("x") + np.concatenate([early.tolerance("x"), late.tolerance("x")])
+    return _agree(bench, joined, base, limits)
+
+
+def _rows(point: Point, rows) -> Point:
+    inputs = {k: v[:, rows] if k in ("x", "y", "w") else v[rows] if k in ("h0", "c0") else v for k, v in point.inputs.items()}
+    s = point.cotangents
+    return Point(point.bench, inputs, {"h": s["h"][:, rows], "h_T": s["h_T"][rows], "c_T": s["c_T"][rows]})
+
+
+def _batch_axis(k: str) -> int:
+    return 1 if k == "x" else 0
+
+
+def _batch_additivity(bench: Bench, judged: Judged) -> Evidence | None:
+    B = judged.case.spec.sizes.B
+    if B < 2 or "B" in bench.candidate.supports.sizes:
+        return None
+    point, base = judged.point, _base(judged)
+    parts = [_rows(point, slice(0, B // 2)), _rows(point, slice(B // 2, B))]
+    found = [_run(bench, part)[1] for part in parts]
+    joined, limits = {}, {}
+    for k in base:
+        g, t = [f[k] for f in found], [p.tolerance(k) for p in parts]
+        if k in BY_BATCH:
+            joined[k], limits[k] = np.concatenate(g, _batch_axis(k)), point.tolerance(k) + np.concatenate(t, _batch_axis(k))
+        else:
+            joined[k], limits[k] = sum(g), point.tolerance(k) + sum(t)
+    return _agree(bench, joined, base, limits)
+
+
+def _batch_permutation(bench: Bench, judged: Judged) -> Evidence | None:
+    if judged.case.spec.sizes.B < 2:
+        return None
+    point, base = judged.point, _base(judged)
+    _, found = _run(bench, _rows(point, slice(None, None, -1)))
+    back = {k: np.flip(v, _batch_axis(k)) if k in BY_BATCH else v for k, v in found.items()}
+    return _agree(bench, back, base, {k: 2 * point.tolerance(k) for k in base})
+
+
+def _permute_units(q: dict, H: int) -> dict:
+    """Hidden units in reverse order; the same map takes inputs and gradients, there and back."""
+    out = {}
+    for k, v in q.items():
+        if k in WEIGHTS:
+            v = np.concatenate([v[::-1, :H][:, ::-1], v[::-1, H:]], axis=1)
+        elif k in BIASES or k in ("h0", "c0", "h", "h_T", "c_T", "W_v"):
+            v = v[..., ::-1]
+        out[k] = v
+    return out
+
+
+def _unit_permutation(bench: Bench, judged: Judged) -> Evidence | None:
+    H = judged.case.spec.sizes.H
+    if H < 2:
+        return None
+    point, base = judged.point, _base(judged)
+    _, found = _run(bench, Point(bench, _permute_units(point.inputs, H), _permute_units(point.cotangents, H)))
+    return _agree(bench, _permute_units(found, H), base, {k: 2 * point.tolerance(k) for k in base})
+
+
+def _euler(bench: Bench, judged: Judged) -> Evidence | None:
+    g, point, H = _base(judged), judged.point, judged.case.spec.sizes.H
+    if not {*WEIGHTS, "x"} <= set(g):
+        return None
+    inputs = point.seen
+    left = sum(np.sum(g[k][:, H:] * inputs[k][:, H:]) for k in WEIGHTS)
+    right = np.sum(g["x"] * inputs["x"])
+    limit = sum(np.sum(point.tolerance(k)[:, H:] * np.abs(inputs[k][:, H:])) for k in WEIGHTS)
+    limit += np.sum(point.tolerance("x") * np.abs(inputs["x"]))
+    return _agree(bench, {"⟨dW_x, W_x⟩": left[None]}, {"⟨dW_x, W_x⟩": right[None]}, {"⟨dW_x, W_x⟩": np.array([limit])})
+
+
+def _causality(bench: Bench, judged: Judged) -> Evidence | None:
+    """With cotangents on h up to t only, dx after t is zero; and h up to t does not see x after t."""
+    point, T = judged.point, judged.case.spec.sizes.T
+    base = _base(judged)
+    if T < 2:
+        return None
+    t = T // 2
+    early = np.arange(T) < t
+    if "w" in point.inputs:
+        cut = Point(bench, {**point.inputs, "w": point.inputs["w"] * early[:, None]}, point.cotangents)
+    else:
+        s = {"h": point.cotangents["h"] * early[:, None, None], "h_T": 0 * point.cotangents["h_T"], "c_T": 0 * point.cotangents["c_T"]}
+        cut = Point(bench, point.inputs, s)
+    pieces = []
+    if "x" in base:
+        late = _run(bench, cut)[1]["x"][t:]
+        pieces.append(_agree(bench, {"x": late}, {"x": np.zeros_like(late)}, {"x": cut.tolerance("x")[t:]}))
+    if "w" not in point.inputs:
+        moved = Point(bench, {**point.inputs, "x": point.inputs["x"] * np.where(early, 1.0, -1.0)[:, None, None]}, point.cotangents)
+        one, two = (_run(bench, p)[0]["h"][:t] for p in (point, moved))
+        limit = 2 * tol.tolerance(point.condition("h"), bench.u("h"))[:t]
+        pieces.append(_agree(bench, {"h": one}, {"h": two}, {"h": limit}))
+    return worst_of(pieces) if pieces else None
+
+
+def _symmetry(bench: Bench, judged: Judged) -> Evidence | None:
+    """u·∂g·v = v·∂g·u, by six-point differences of the gradient field."""
+    point, base = judged.point, _base(judged)
+    due = set(point.inputs) - {"y", "w"}
+    if not due <= set(base) or bench.precision.name != "float64" or bench.lower:
+        return None
+    rng = np.random.default_rng(judged.case.spec.seed)
+    u, v = ({k: rng.standard_normal(base[k].shape) for k in due} for _ in range(2))
+    for d in (u, v):
+        length = np.sqrt(sum(np.sum(q**2) for q in d.values()))
+        d.update({k: q / length for k, q in d.items()})
+    rounding = max(sum(np.sum(np.abs(d[k]) * point.tolerance(k)) for k in due) for d in (u, v))
+    scale = np.sqrt(sum(np.sum(base[k] ** 2) for k in due) / sum(base[k].size for k in due))
+
+    def slope(along, onto):
+        def J(step):
+            moved = {**point.inputs, **{k: point.inputs[k] + step * along[k] for k in due}}
+            _, g = _run(bench, Point(bench, moved, point.cotangents))
+            return sum(np.sum(g[k] * onto[k]) for k in due)
+
+        return differences.six_point(J, rounding, tol.DIFFERENCE_BOUND, scale, np.sqrt(bench.precision.u) * scale)
+
+    one, two = slope(u, v), slope(v, u)
+    name = "u·∂g·v"
+    return _agree(bench, {name: np.array([one.value])}, {name: np.array([two.value])}, {name: np.array([one.bound + two.bound])})
+
+
+LAWS = {
+    "homogeneity": _homogeneity,
+    "additivity": _additivity,
+    "zero_cotangent": _zero_cotangent,
+    "time_split": lambda bench, judged: None if judged.case.model else _time_split(bench, judged),
+    "batch_additivity": _batch_additivity,
+    "batch_permutation": _batch_permutation,
+    "unit_permutation": _unit_permutation,
+    "euler": _euler,
+    "causality": _causality,
+    "symmetry": _symmetry,
+}

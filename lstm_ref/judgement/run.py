@@ -1,0 +1,368 @@
+"""Run: the one engine behind every door. Candidates and a profile in, a Verdict out; it never prints.
+
+One stream of cases per dtype: the fixed corners, then what Hypothesis draws from the seed. Each case is judged once and
+every check reads its own quantity from that judgement.
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from importlib import metadata
+
+import numpy as np
+
+from .. import cases
+from ..candidates.contract import Candidate
+from ..cases import Case, Spec
+from . import tolerances as tol
+from .comparison import worst_of
+from .judge import Bench, Judged, judge, measure_precision
+from .laws import judge_laws
+from .manifest import CHECKS, GROUPS, Check, groups, manifest, selected
+from .shrink import shrink
+from .state import judge_state
+from .student import judge_student
+from .verdict import (
+    CANNOT_TELL,
+    DESELECTED,
+    FAIL,
+    NOT_PROVIDED,
+    NOT_RUN,
+    PASS,
+    UNRESOLVED,
+    ZERO,
+    Evidence,
+    Result,
+    Verdict,
+    merged,
+)
+
+
+@dataclass(frozen=True)
+class Profile:
+    """How much is judged: drawn cases after the corners, every how many of them also by the laws, and the time after
+    which no further case is drawn (None: no limit)."""
+
+    name: str
+    draws: int
+    laws_every: int
+    seconds: float | None = None
+
+
+PROFILES = {
+    "quick": Profile("quick", 12, 6, 8.0),
+    "dev": Profile("dev", 150, 10, 30.0),
+    "ci": Profile("ci", 1000, 20),
+    "nightly": Profile("nightly", 20_000, 20),
+}
+SEED = 20_261
+LAW_CORNERS = (0, 5, 8, 9, 11, 23, 26, 31)  # of the fixed cases, these are also judged by the laws
+STATE_CORNERS = (0, 9)
+PRECISION_CORNERS = (0, 4, 8)
+HANGS = 2  # calls that ran out of time before the rest of the run is given up
+FORWARD_CHECKS = ("forward.h", "forward.c_T", "forward.J")
+
+
+@dataclass
+class Tally:
+    """One check so far."""
+
+    cases: int = 0
+    failed: int = 0
+    unresolved: int = 0
+    zero: int = 0
+    needed: int = 0
+    needed_unresolved: int = 0
+    worst: Evidence | None = None
+    where: tuple[Spec, bool] | None = None
+    notes: dict[str, None] = field(default_factory=dict)
+
+    def add(self, e: Evidence, spec: Spec, model: bool, needed: bool) -> None:
+        self.cases += 1
+        self.failed += e.outcome == FAIL
+        self.unresolved += e.outcome == UNRESOLVED
+        self.zero += e.outcome == ZERO
+        self.needed += needed
+        self.needed_unresolved += needed and e.outcome == UNRESOLVED
+        if e.note:
+            self.notes[e.note] = None
+        if self.worst is None or self._simpler_failure(e, spec) or (self.worst.outcome != FAIL and worst_of([self.worst, e]) is e):
+            self.worst, self.where = e, (spec, model)
+
+    def _simpler_failure(self, e: Evidence, spec: Spec) -> bool:
+        """Among failures the smallest case is kept, not the largest error: it is the one to look at."""
+        if e.outcome != FAIL or self.worst.outcome != FAIL:
+            return False
+        return (len(groups(spec)), np.prod(spec.sizes)) < (len(groups(self.where[0])), np.prod(self.where[0].sizes))
+
+
+def run(
+    target: str,
+    faces: list[Candidate],
+    profile: str = "quick",
+    dtypes: tuple[str, ...] | None = None,
+    seed: int | None = None,
+    only: str | None = None,
+    progress: Callable[[int, int, str], None] = lambda done, total, what: None,
+) -> Verdict:
+    """Judge the candidates of a target and return the Verdict. Never raises because a candidate is bad.
+
+    `dtypes` are "float64", "float32", "bfloat16" or "float16" (default: float64, and what the candidate declares);
+    `only` is a comma-separated list of patterns of check ids. Raises ValueError for an unknown profile, dtype or pattern.
+    """
+    if profile not in PROFILES:
+        raise ValueError(f"the profile is {profile!r}; it must be one of {', '.join(PROFILES)}")
+    if unknown := set(dtypes or ()) - set(tol.PRECISIONS):
+        raise ValueError(f"the dtype is {', '.join(sorted(unknown))}; it must be one of {', '.join(tol.PRECISIONS)}")
+    declared = next((f.supports.dtypes for f in faces if f.supports.dtypes), None)
+    dtypes = dtypes or declared or ("float64",)
+    seed = SEED if seed is None else seed
+    return merged([_run_one(target, faces, PROFILES[profile], d, seed, only, progress, declared) for d in dtypes])
+
+
+def _run_one(target, faces, profile, dtype, seed, only, progress, declared) -> Verdict:
+    began = time.monotonic()
+    if faces[0].kind == "student":
+        results = judge_student(faces[0], only)
+        return _verdict(target, profile, seed, results, len(results), began, "self-consistency", ())
+    checks = manifest(faces)
+    wanted = selected(checks, only)
+    if declared and dtype not in declared:
+        results = [Result(c.id, dtype, NOT_PROVIDED, reason=f"{dtype} is not among the declared dtypes") for c in checks]
+        return _verdict(target, profile, seed, results, 0, began, "textbook", ())
+    sheet = _Sheet({c.id: c for c in checks}, wanted)
+    benches = [Bench(face, tol.PRECISIONS[dtype], face.make()) for face in faces]
+    _first_impressions(sheet, benches, dtype)
+    hangs, total = 0, len(cases.CORNERS) + profile.draws
+    for n, (spec, bench) in enumerate(_stream(benches, profile, seed)):
+        progress(min(n // len(benches), total), total, dtype)
+        if profile.seconds and n >= len(cases.CORNERS) * len(benches) and time.monotonic() - began > profile.seconds:
+            break
+        hangs += _judge_one(sheet, bench, spec, n // len(benches), profile)
+        if hangs >= HANGS:
+            break
+    progress(total, total, dtype)
+    results = sheet.results(dtype)
+    results = _with_counterexamples(target, results, sheet, benches, dtype)
+    self_consistent = any(r.id in FORWARD_CHECKS and r.outcome == FAIL for r in results)
+    notes = (*sheet.notes(), *_vacuity(sheet))
+    return _verdict(target, profile, seed, results, sheet.judged, began, "self-consistency" if self_consistent else "textbook", notes)
+
+
+def _first_impressions(sheet: _Sheet, benches: list[Bench], dtype: str) -> None:
+    for bench in benches:
+        specs = [_fitted(cases.CORNERS[k], bench) for k in PRECISION_CORNERS]
+        found = measure_precision(bench, [cases.build(s, bench.precision.dtype, bench.candidate.model) for s in specs])
+        sheet.add("numerics.effective_precision", found, specs[0], bench.candidate.model)
+
+
+def _stream(benches: list[Bench], profile: Profile, seed: int) -> Iterator[tuple[Spec, Bench]]:
+    """Every spec once per face, fitted to what the face supports; the fixed corners first."""
+    for spec in (*cases.CORNERS, *cases.drawn(profile.draws, seed)):
+        for bench in benches:
+            yield _fitted(spec, bench), bench
+
+
+def _fitted(spec: Spec, bench: Bench) -> Spec:
+    supports = bench.candidate.supports
+    spec = replace(spec, sizes=supports.fit(spec.sizes))
+    if bench.candidate.model:
+        return replace(spec, cotangents="all")
+    if "c_T" in supports.missing:
+        spec = replace(spec, cotangents="h" if spec.cotangents in ("all", "c_T") else spec.cotangents)
+    if not supports.initial_state:
+        spec = replace(spec, initial_state="zero")
+    return replace(spec, logits=1.0)
+
+
+def _judge_one(sheet: _Sheet, bench: Bench, spec: Spec, n: int, profile: Profile) -> bool:
+    """Judge one case into the sheet; True if a call ran out of time."""
+    corner = n < len(cases.CORNERS)
+    with_laws = n in LAW_CORNERS if corner else n % profile.laws_every == 0
+    evidence = evidence_of(bench, spec, sheet.wanted.__contains__, with_laws, with_laws if not corner else n in STATE_CORNERS)
+    for check, e in evidence.items():
+        sheet.add(check, e, spec, bench.candidate.model, corner)
+    sheet.judged += 1
+    return "contract.time" in evidence and evidence["contract.time"].outcome == FAIL
+
+
+def evidence_of(bench: Bench, spec: Spec, wanted, with_laws: bool, with_state: bool) -> dict[str, Evidence]:
+    """Everything that one case says about the checks that are wanted."""
+    case = cases.build(spec, bench.precision.dtype, bench.candidate.model)
+    return evidence_of_case(bench, case, wanted, with_laws, with_state)
+
+
+def evidence_of_case(bench: Bench, case: Case, wanted, with_laws: bool, with_state: bool) -> dict[str, Evidence]:
+    differences = any(wanted(c) for c in CHECKS if c.endswith(".differences"))
+    judged = judge(bench, case, differences)
+    found = dict(judged.evidence)
+    if judged.gradients is not None and judged.gradients.arrays:
+        if with_laws:
+            found |= judge_laws(bench, judged, wanted)
+        if with_state:
+            found |= judge_state(bench, judged, _other(bench, judged), wanted)
+    return {k: v for k, v in found.items() if wanted(k)}
+
+
+def _other(bench: Bench, judged: Judged) -> Judged:
+    """A second case of the same sizes, for checks that run two at once."""
+    spec = replace(judged.case.spec, seed=judged.case.spec.seed + 1)
+    return judge(bench, cases.build(spec, bench.precision.dtype, bench.candidate.model), with_differences=False)
+
+
+class _Sheet:
+    """The tallies of one run, and what follows from them."""
+
+    def __init__(self, checks: dict[str, Check], wanted: set[str]):
+        self.checks, self.wanted, self.judged = checks, wanted, 0
+        self.tallies = {id_: Tally() for id_ in checks}
+        self.group_failures: dict[str, dict[str, int]] = {g: {} for g in GROUPS if g in checks}
+        self.group_cases: dict[str, tuple[Spec, bool]] = {}
+        self.plain_failures: set[str] = set()
+
+    def add(self, id_: str, e: Evidence, spec: Spec, model: bool, corner: bool = False) -> None:
+        if id_ not in self.wanted:
+            return
+        needed = self.checks[id_].needed
+        self.tallies[id_].add(e, spec, model, corner and needed is not None and needed(spec))
+        if id_.partition(".")[0] not in ("forward", "grad"):
+            return
+        member = groups(spec)
+        if e.outcome == FAIL and not member and spec.ordinary:
+            self.plain_failures.add(id_)
+        for g in member:
+            if g in self.group_failures:
+                self.tallies[g].cases += 1
+                self.tallies[g].unresolved += e.outcome == UNRESOLVED
+                if e.outcome == FAIL:
+                    self.group_failures[g].setdefault(id_, 0)
+                    self.group_failures[g][id_] += 1
+                    if id_ not in self.plain_failures and (g not in self.group_cases or len(member) == 1):
+                        self.group_cases[g] = (spec, model)
+                        self.tallies[g].worst, self.tallies[g].where = e, (spec, model)
+
+    def results(self, dtype: str) -> list[Result]:
+        return [self._result(c, dtype) for c in self.checks.values()]
+
+    def _result(self, check: Check, dtype: str) -> Result:
+        t = self.tallies[check.id]
+        spec = t.where[0] if t.where else None
+        made = Result(check.id, dtype, PASS, t.cases, t.unresolved, t.zero, t.failed, t.worst, spec, check.equations)
+        if check.id not in self.wanted:
+            return replace(made, outcome=DESELECTED)
+        if check.id in self.group_failures:
+            return self._group_result(made)
+        if check.id == "numerics.sigmoid_tail":
+            return replace(made, outcome=PASS, reason=next(iter(t.notes), ""))
+        if t.failed:
+            return replace(made, outcome=FAIL, reason=t.worst.rule if t.worst else "")
+        if not t.cases:
+            return self._absent(made)
+        if check.needed is not None and t.needed and t.needed == t.needed_unresolved:
+            return replace(made, outcome=CANNOT_TELL, reason=t.worst.rule or "the tolerance is as large as the gradient")
+        if check.needed is not None and t.cases == t.unresolved:
+            return replace(made, outcome=CANNOT_TELL, reason="no case resolved it")
+        return replace(made, reason=next(iter(t.notes), "") if check.id.startswith("state.") else "")
+
+    def _group_result(self, made: Result) -> Result:
+        failures = self.group_failures[made.id]
+        new = {k: n for k, n in failures.items() if k not in self.plain_failures}
+        if new and not self.plain_failures:
+            told = ", ".join(sorted(new)[:4]) + (" …" if len(new) > 4 else "")
+            return replace(made, outcome=FAIL, failed=max(new.values()), reason=f"right at ordinary points, wrong here: {told}")
+        if failures:
+            return replace(made, outcome=NOT_RUN, reason=f"blocked by {sorted(failures)[0]}, which fails at ordinary points too")
+        if not made.cases:
+            return replace(made, outcome=NOT_PROVIDED, reason="no such case is within the declared limits")
+        if made.cases == made.unresolved:
+            return replace(made, outcome=CANNOT_TELL, reason="no case resolved it")
+        return made
+
+    def _absent(self, made: Result) -> Result:
+        if made.id in ("contract.call", "contract.time", "contract.keys", "contract.shapes", "contract.dtype", "contract.finite"):
+            blocking = next((c for c in ("contract.call", "contract.time") if self.tallies[c].failed), None)
+            return replace(made, outcome=NOT_RUN if blocking else PASS, reason=f"blocked by {blocking}" if blocking else "")
+        for blocking in ("contract.call", "contract.time"):
+            if self.tallies[blocking].failed and not self.tallies["forward.h"].cases if "forward.h" in self.tallies else False:
+                return replace(made, outcome=NOT_RUN, reason=f"blocked by {blocking}")
+        if made.id.endswith(".autodiff"):
+            for blocking in FORWARD_CHECKS:
+                if blocking in self.tallies and self.tallies[blocking].failed:
+                    return replace(made, outcome=NOT_RUN, reason=f"blocked by {blocking}: judged by differences of its own forward pass")
+        return replace(made, outcome=NOT_PROVIDED)
+
+    def notes(self) -> list[str]:
+        tail = self.tallies.get("numerics.sigmoid_tail")
+        return list(tail.notes)[:1] if tail else []
+
+
+def _vacuity(sheet: _Sheet) -> list[str]:
+    """What this run could not have seen."""
+    notes = []
+    for id_, t in sheet.tallies.items():
+        if id_.startswith("grad.") and t.cases and t.zero == t.cases:
+            notes.append(f"{id_}: the gradient was zero in every case")
+    if sheet.wanted >= set(GROUPS):
+        for g in sheet.group_failures:
+            if not sheet.tallies[g].cases:
+                notes.append(f"no case with {GROUPS[g][0]} was judged")
+    return notes
+
+
+def _with_counterexamples(target: str, results: list[Result], sheet: _Sheet, benches: list[Bench], dtype: str) -> list[Result]:
+    """Shrink the first failing case once; every other check that fails on the shrunk case shares it."""
+    failing = [r for r in results if r.outcome == FAIL and sheet.tallies[r.id].where]
+    if not failing:
+        return results
+    first = min(failing, key=_most_telling)
+    spec, model = sheet.tallies[first.id].where
+    bench = next(b for b in benches if b.candidate.model == model)
+    found = shrink(target, first.id, bench, spec, lambda case, check: evidence_on(bench, case, check))
+    if found is None:
+        return results
+    counterexample, evidence = found
+    out = []
+    for r in results:
+        shared = evidence.get(r.id)
+        if r.outcome == FAIL and r.id == first.id:
+            r = replace(r, counterexample=counterexample)
+        elif r.outcome == FAIL and shared is not None and shared.outcome == FAIL:
+            r = replace(r, counterexample=replace(counterexample, check=r.id, evidence=shared))
+        out.append(r)
+    return out
+
+
+def evidence_on(bench: Bench, case: Case, check: str) -> dict[str, Evidence]:
+    """What one case says, with laws and state judged only where the check asks for them."""
+    chapter = check.partition(".")[0]
+    in_chapter = {c for c in CHECKS if c == check or c.partition(".")[0] in ("contract", "forward", "grad", "inter")}
+    slow = check.endswith(".differences")
+    wanted = {c for c in in_chapter if slow or not c.endswith(".differences")} | {check}
+    if check == "numerics.effective_precision":
+        return {check: measure_precision(replace(bench, lower={}), [case])}
+    found = evidence_of_case(bench, case, wanted.__contains__, chapter == "law", chapter == "state")
+    if check in GROUPS:
+        bad = [e for k, e in found.items() if e.outcome == FAIL and k.partition(".")[0] in ("forward", "grad")]
+        found[check] = worst_of(bad) if bad else Evidence(PASS)
+    return found
+
+
+_TELLING = ("contract", "forward", "numerics.effective_precision", "grad", "inter", "law", "state", "sizes", "numerics")
+
+
+def _most_telling(r: Result) -> int:
+    return next(n for n, prefix in enumerate(_TELLING) if r.id.startswith(prefix))
+
+
+def _verdict(target, profile, seed, results, judged, began, kind, notes) -> Verdict:
+    packages = ("lstm-ref", "numpy", "jax", "hypothesis")
+    versions = {"python": platform.python_version()}
+    for name in packages:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = "not installed"
+    return Verdict(target, profile.name, seed, tuple(results), judged, time.monotonic() - began, kind, tuple(notes), versions=versions)

@@ -1,0 +1,126 @@
+"""State: whether calls leave traces. The same question asked twice, at once, of two instances, of awkward memory."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..candidates import contract
+from ..candidates.contract import Answer, Finding
+from .comparison import worst_of
+from .judge import Bench, Judged
+from .laws import _agree
+from .verdict import FAIL, PASS, Evidence
+
+
+def judge_state(bench: Bench, judged: Judged, other: Judged, wanted) -> dict[str, Evidence]:
+    """Every state check that is wanted, on this case beside another one."""
+    found = {}
+    for name, check in STATE.items():
+        if wanted(f"state.{name}"):
+            try:
+                evidence = check(bench, judged, other)
+            except Finding as finding:
+                evidence = Evidence(FAIL, np.inf, rule=finding.sentence)
+            if evidence is not None:
+                found[f"state.{name}"] = evidence
+    return found
+
+
+def _call(bench: Bench, judged: Judged, memory: str = "plain") -> contract.Call:
+    return contract.prepare(bench.candidate, judged.case.inputs, bench.precision.dtype, memory)
+
+
+def _same(bench: Bench, judged: Judged, answer: Answer, expected: Answer | None = None) -> Evidence:
+    """Whether gradients are those of the first judgement of this case, within twice their tolerance."""
+    expected = judged.gradients if expected is None else expected
+    keys = [k for k in expected.arrays if "." not in k and k in answer.arrays]
+    if missing := [k for k in expected.arrays if k not in answer.arrays]:
+        return Evidence(FAIL, np.inf, missing[0], rule=f"{', '.join(missing)} came back the first time only")
+    limits = {k: 2 * judged.point.tolerance(k) for k in keys}
+    evidence = _agree(bench, {k: answer.arrays[k] for k in keys}, {k: expected.arrays[k] for k in keys}, limits)
+    bitwise = all(np.array_equal(answer.arrays[k], expected.arrays[k], equal_nan=True) for k in keys)
+    outcome = FAIL if evidence.outcome == FAIL else PASS
+    note = "" if bitwise or outcome == FAIL else "equal within rounding, not bit for bit"
+    return Evidence(outcome, evidence.ratio, evidence.quantity, evidence.index, *_values(evidence), rule=evidence.rule, note=note)
+
+
+def _values(e: Evidence):
+    return e.candidate, e.autodiff, e.difference, e.error, e.tolerance
+
+
+def _repeat(bench: Bench, judged: Judged, other: Judged) -> Evidence:
+    _, again = contract.run(_call(bench, judged), bench.instance, judged.case.cotangents)
+    return _same(bench, judged, again)
+
+
+def _second_backward(bench: Bench, judged: Judged, other: Judged) -> Evidence | None:
+    if bench.candidate.model:
+        return None
+    _, pull = contract.start(_call(bench, judged), bench.instance)
+    first = pull(judged.case.cotangents)
+    kept = first._replace(arrays={k: v.copy() for k, v in first.arrays.items()})
+    nothing = {k: 0 * v for k, v in judged.case.cotangents.items()}
+    pull(nothing)
+    return worst_of([_same(bench, judged, kept), _same(bench, judged, pull(judged.case.cotangents))])
+
+
+def _interleaved(bench: Bench, judged: Judged, other: Judged) -> Evidence | None:
+    if bench.candidate.model:
+        return None
+    return _two(bench, judged, other, bench.instance, bench.instance)
+
+
+def _two_instances(bench: Bench, judged: Judged, other: Judged) -> Evidence | None:
+    if not bench.candidate.factory:
+        return None
+    if bench.candidate.model:
+        one, two = bench.candidate.make(), bench.candidate.make()
+        contract.run(_call(bench, other), two, other.case.cotangents)
+        return _same(bench, judged, contract.run(_call(bench, judged), one, judged.case.cotangents)[1])
+    return _two(bench, judged, other, bench.candidate.make(), bench.candidate.make())
+
+
+def _two(bench: Bench, judged: Judged, other: Judged, one, two) -> Evidence:
+    """Forward here, forward there, backward here, backward there."""
+    _, pull = contract.start(_call(bench, judged), one)
+    _, other_pull = contract.start(_call(bench, other), two)
+    first = _same(bench, judged, pull(judged.case.cotangents))
+    return worst_of([first, _same(bench, other, other_pull(other.case.cotangents))])
+
+
+def _in_memory(memory: str):
+    def check(bench: Bench, judged: Judged, other: Judged) -> Evidence:
+        _, answer = contract.run(_call(bench, judged, memory), bench.instance, judged.case.cotangents)
+        return _same(bench, judged, answer)
+
+    return check
+
+
+def _aliasing(bench: Bench, judged: Judged, other: Judged) -> Evidence:
+    """Outputs and gradients that share memory with inputs change when the caller goes on to use them."""
+    call = _call(bench, judged)
+    outputs, pull = contract.start(call, bench.instance)
+    gradients = pull(judged.case.cotangents)
+    for where, answer in (("output", outputs), ("gradient", gradients)):
+        for name, array in answer.raw.items():
+            for given, v in call.inputs.items():
+                if array.ndim and np.may_share_memory(array, v) and np.shares_memory(array, v):
+                    sentence = f"the {where} {name} shares memory with the input {given}; return a copy"
+                    return Evidence(FAIL, np.inf, name, rule=sentence)
+    first = {k: v.copy() for k, v in outputs.raw.items()}
+    contract.run(_call(bench, other), bench.instance, other.case.cotangents)
+    for name, array in outputs.raw.items():
+        if not np.array_equal(array, first[name], equal_nan=True):
+            return Evidence(FAIL, np.inf, name, rule=f"the output {name} of one call changed during the next call; return a copy")
+    return Evidence(PASS)
+
+
+STATE = {
+    "repeat": _repeat,
+    "second_backward": _second_backward,
+    "interleaved": _interleaved,
+    "two_instances": _two_instances,
+    "readonly": _in_memory("readonly"),
+    "noncontiguous": _in_memory("noncontiguous"),
+    "aliasing": _aliasing,
+}

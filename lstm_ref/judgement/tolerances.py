@@ -1,0 +1,205 @@
+"""Tolerances: how large an error rounding alone can make in every entry of every quantity of one case.
+
+    tolerance = κ · u · C
+
+u is the unit roundoff of the dtype. C, the condition, is measured per entry for the very case: the forward and
+the written-out backward pass run in float64 once clean and 16 times with noise q → q + η·g(n)·ξ·max(A, m) at every
+stored q. A is |q|, for a sum of n terms Σ|terms|; g(n) = max(1, n/κ) grants each sum its own a-priori bound;
+ξ = ±U[½, 1]; m is the smallest normal number over u, since flushing to zero is legal.
+
+This is the only module with tolerance literals. Each was measured; the `calibrate` command reproduces the measurement.
+"""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import NamedTuple
+
+import ml_dtypes
+import numpy as np
+from threadpoolctl import ThreadpoolController
+
+from ..reference import backward, forward, objectives, rewrite
+from ..reference.arrays import Gates
+from ..reference.symbols import GATES
+
+KAPPA = 16  # largest error/(u·C) seen on correct LSTMs is 5; a search for the worst noise seed reaches 13.6
+RMS_LIMIT = 4  # of error/(u·C) over a block; correct LSTMs stay under 1.7
+RMS_ENTRIES = 16  # blocks smaller than this have no meaningful rms
+BLOCK_SHARE = 0.01  # of the block's largest condition is granted to every entry of it
+LARGEST_NOISE = 2.0**-42  # float64 noise is lifted above the rounding of the noisy run itself
+RANGE_SHARE = 1 / 16  # a value above this share of the dtype's largest number may overflow in another order of operations
+CURVATURE = 0.05  # |g₊ + g₋ − 2g| over |g₊ − g₋| above which first order no longer holds ...
+CURVATURE_MATTERS = 0.3  # ... and matters, when the noise reaches this share of the block
+DIFFERENCE_BOUND = 3  # textbook error bounds of differences cover the truth 23-97 % of the time; three times them does
+LOOK_ALIKE = (1 / 64, 4)  # median error/(u₃₂·|g|) between these looks like arithmetic in the lower precision
+
+INDEPENDENT, SAME_STEPS, SAME_UNITS = 8, 4, 4  # noise draws: free, repeated at every t and b, at every unit too
+DRAWS = INDEPENDENT + SAME_STEPS + SAME_UNITS
+MIRRORED = (1, 1 + INDEPENDENT)  # these lanes are repeated with −ξ
+LANES = 1 + DRAWS + len(MIRRORED)  # lane 0 is clean
+NOISE_SEED = 20_111
+
+
+class Precision(NamedTuple):
+    """A floating-point dtype: unit roundoff, smallest normal over u, its counterpart for gates, largest number,
+    and the share of a block's scale that its tolerance may reach before the block counts as unresolved."""
+
+    name: str
+    u: float
+    m: float
+    m_gate: float
+    largest: float
+    resolution: float
+
+    @property
+    def eta(self) -> float:
+        return max(self.u, LARGEST_NOISE)
+
+    @property
+    def dtype(self) -> np.dtype:
+        return np.dtype(ml_dtypes.bfloat16 if self.name == "bfloat16" else self.name)
+
+
+def _precision(name: str, m: float | None = None, m_gate: float | None = None, resolution: float = 0.1) -> Precision:
+    info = ml_dtypes.finfo(name)
+    u, tiny = float(info.eps) / 2, float(info.tiny)
+    m = tiny / u if m is None else m
+    return Precision(name, u, m, m if m_gate is None else m_gate, float(info.max), resolution)
+
+
+PRECISIONS = {
+    "float64": _precision("float64"),
+    "float32": _precision("float32"),
+    "bfloat16": _precision("bfloat16", resolution=1.0),
+    "float16": _precision("float16", m=2.0**-13, m_gate=2.0**-8, resolution=1.0),  # gradual underflow is relied on
+}
+
+
+class Condition(NamedTuple):
+    """What noise does to one block: the clean value, C per entry, and whether first order and range hold."""
+
+    clean: np.ndarray
+    C: np.ndarray
+    scale: float
+    in_range: bool
+    first_order: bool
+
+
+_forward = rewrite.hooked(forward.forward)
+_backward = rewrite.hooked(backward.backward)
+_softmax_forward = rewrite.hooked(objectives.softmax_forward)
+_softmax_backward = rewrite.hooked(objectives.softmax_backward)
+_threads = ThreadpoolController()
+
+
+def noisy_run(
+    inputs: dict, cotangents: dict, precision: Precision, sigmoid_tail: bool = False, forget_bias: float = 0.0
+) -> dict[str, np.ndarray]:
+    """Every forward value `h`, gradient `dW_f` and loss `J` of the case in all lanes, lane axis first.
+
+    `inputs` are the textbook inputs in float64 (with `W_v b_v y w` for a softmax head), `cotangents` holds `h`,
+    `h_T`, `c_T`. With `sigmoid_tail`, the noise of σ is absolute, as ½(1 + tanh(a/2)) rounds. `forget_bias` is a
+    constant that the candidate adds to a_f by itself: two more terms in that sum.
+    """
+    with _threads.limit(limits=1), np.errstate(all="ignore"):
+        return _noisy_run(inputs, cotangents, _Noise(precision, sigmoid_tail, forget_bias))
+
+
+def _noisy_run(inputs: dict, cotangents: dict, keep: _Noise) -> dict[str, np.ndarray]:
+    lane = {k: v[:, None] if k in ("x", "y", "w") else v for k, v in inputs.items()}
+    states = np.broadcast_to(lane["h0"], (LANES, *lane["h0"].shape))
+    trace = _forward(keep, {**lane, "h0": states, "c0": np.broadcast_to(lane["c0"], states.shape)})
+    dh_out, head = cotangents["h"][:, None], None
+    if "W_v" in inputs:
+        data = (lane["y"], lane["w"])
+        head = _softmax_forward(keep, trace.h, inputs["W_v"], inputs["b_v"], *data)
+        head_gradients = _softmax_backward(keep, head, trace.h, inputs["W_v"], *data)
+        dh_out = rewrite.total((head_gradients.dh_out, dh_out))
+    s_h, s_c = (np.broadcast_to(cotangents[k], states.shape) for k in ("h_T", "c_T"))
+    g = _backward(keep, trace, dh_out, s_h, s_c)
+
+    by_step = {"h": trace.h, "c": trace.c, "o": trace.o, "f": trace.f, "i": trace.i, "c_tilde": trace.c_tilde, "z": trace.z}
+    by_step |= {f"d{q}": getattr(g, f"d{q}") for q in by_step} | {"dx": g.dx}
+    by_step |= {f"a_{k}": getattr(trace.a, k) for k in GATES} | {f"da_{k}": getattr(g.da, k) for k in GATES}
+    if head is not None:
+        by_step |= {"v": head.v, "y_hat": head.y_hat, "dv": head_gradients.dv}
+    run = {k: np.moveaxis(v, 1, 0) for k, v in by_step.items()}
+    run |= {"h_T": trace.h[-1], "c_T": trace.c[-1], "dh0": g.dh0, "dc0": g.dc0}
+    for n, k in enumerate(GATES):
+        H = trace.h.shape[-1]
+        run[f"dW_{k}"], run[f"db_{k}"] = g.dW[:, n * H : (n + 1) * H], g.db[:, n * H : (n + 1) * H]
+    if head is not None:
+        run |= {"J": head.J, "dW_v": head_gradients.dW_v, "db_v": head_gradients.db_v}
+    return run
+
+
+class _Noise:
+    """The hook that stores q with noise on it: q + η·g(n)·ξ·max(A, m)."""
+
+    def __init__(self, precision: Precision, sigmoid_tail: bool, forget_bias: float):
+        self.p, self.sigmoid_tail, self.forget_bias = precision, sigmoid_tail, forget_bias
+        self.random = np.random.default_rng(NOISE_SEED)
+        self.repeated: dict[tuple[str, int], tuple[np.ndarray, np.ndarray]] = {}
+
+    def __call__(self, name: str, label: str, index, *terms) -> np.ndarray:
+        q = rewrite.total(terms)
+        if name == "z":  # copied, not computed
+            return q.value
+        scale = np.maximum(self._magnitude(name, q), self.p.m_gate if label == "F:gates" else self.p.m)
+        return q.value + (self.p.eta * max(1.0, q.n / KAPPA)) * scale * self._xi(name, q.value.shape)
+
+    def _magnitude(self, name: str, q: rewrite.Sum) -> np.ndarray:
+        if self.sigmoid_tail and name in ("f", "i", "o"):
+            return np.ones_like(q.magnitude)
+        if name == "log_y_hat":  # v − lse: others subtract max v first
+            return np.abs(q.value) + np.abs(self.v - self.v.max(-1, keepdims=True))
+        if name == "log_y_hat_y":  # others take the log of a rounded ŷ
+            return np.abs(q.value) + np.maximum(1.0, self.p.m / np.maximum(np.exp(q.value), np.finfo(float).tiny))
+        if name == "v":
+            self.v = q.value
+        if name == "a" and self.forget_bias:
+            Gates(q.magnitude).f[...] += 2 * abs(self.forget_bias)
+        return q.magnitude
+
+    def _xi(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
+        xi = np.empty(shape)
+        lanes = np.moveaxis(xi, -2 if name in ("db", "db_v", "J") else -3, 0)
+        free, last, end = 1 + INDEPENDENT, shape[-1], 1 + DRAWS
+        if (name, last) not in self.repeated:
+            self.repeated[name, last] = (self._draw((SAME_STEPS, last)), self._draw((SAME_UNITS, 1)))
+        steps, units = self.repeated[name, last]
+        middle = (1,) * (lanes.ndim - 2)
+        lanes[0] = 0
+        lanes[1:free] = self._draw(lanes[1:free].shape)
+        lanes[free : free + SAME_STEPS] = steps.reshape(SAME_STEPS, *middle, last)
+        lanes[free + SAME_STEPS : end] = units.reshape(SAME_UNITS, *middle, 1)
+        for k, lane in enumerate(MIRRORED):
+            lanes[end + k] = -lanes[lane]
+        return xi
+
+    def _draw(self, shape) -> np.ndarray:
+        r = self.random.random(shape)
+        return np.where(r < 0.5, r - 1, r)  # ±U[½, 1]
+
+
+def condition(lanes: np.ndarray, p: Precision, by_step: bool) -> Condition:
+    """The condition of one block from its lanes (lane axis first); `by_step` when its first own axis is time."""
+    clean, draws, mirrored = lanes[0], lanes[1 : 1 + DRAWS], lanes[1 + DRAWS :]
+    with np.errstate(all="ignore"):
+        in_range = bool((np.abs(lanes).max(initial=0.0)) <= p.largest * RANGE_SHARE)  # False for NaN
+        size = np.abs(clean)
+        C = np.maximum(np.maximum(np.abs(draws - clean).max(0) / p.eta, size), p.m)
+        axes = tuple(range(1, C.ndim)) if by_step and C.ndim > 1 else None
+        C = C + BLOCK_SHARE * C.max(axis=axes, keepdims=True)
+        scale = max(float(size.max(initial=0.0)), p.m)
+        plus = lanes[list(MIRRORED)]
+        bent = np.abs(plus + mirrored - 2 * clean).max(initial=0.0)
+        span = np.abs(plus - mirrored).max(initial=0.0)
+        first_order = not (bent > CURVATURE * span and p.eta * C.max() > CURVATURE_MATTERS * scale)
+    return Condition(clean, C, scale, in_range, first_order)
+
+
+def tolerance(c: Condition, u: float) -> np.ndarray:
+    """κ·u·C, per entry."""
+    return KAPPA * u * c.C

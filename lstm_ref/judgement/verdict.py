@@ -1,0 +1,141 @@
+"""Verdict: what a run found, as values that every report reads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ..cases import Spec
+
+PASS, FAIL, UNRESOLVED, ZERO = "pass", "fail", "unresolved", "zero"  # of one check in one case
+CANNOT_TELL, NOT_PROVIDED, NOT_RUN, DESELECTED = "cannot tell", "not provided", "not run", "deselected"
+INCONCLUSIVE = "inconclusive"
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """One check in one case.
+
+    `ratio` is the worst error as a fraction of its tolerance and belongs to the entry `index` of `quantity`; `rule`
+    is the inequality that decided, as text.
+    """
+
+    outcome: str
+    ratio: float = 0.0
+    quantity: str = ""
+    index: tuple[int, ...] = ()
+    candidate: float | None = None
+    autodiff: float | None = None
+    difference: float | None = None
+    error: float | None = None
+    tolerance: float | None = None
+    rule: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Counterexample:
+    """The smallest case found on which a check fails: what the candidate was given (textbook layout), and where it lay."""
+
+    check: str
+    target: str
+    dtype: str
+    spec: Spec
+    inputs: dict
+    cotangents: dict
+    evidence: Evidence
+
+
+@dataclass(frozen=True)
+class Result:
+    """One check over the whole run, for one dtype. `reason` says why an outcome is not a plain pass."""
+
+    id: str
+    dtype: str
+    outcome: str
+    cases: int = 0
+    unresolved: int = 0
+    zero: int = 0
+    failed: int = 0
+    worst: Evidence | None = None
+    where: Spec | None = None
+    equations: tuple[str, ...] = ()
+    reason: str = ""
+    counterexample: Counterexample | None = None
+
+    @property
+    def chapter(self) -> str:
+        return self.id.partition(".")[0]
+
+
+BEHAVIOUR = ("contract", "state")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A whole run. `outcome` is "pass", "fail" or "inconclusive"; `gradients` and `behaviour` are its two halves.
+
+    `kind` is "textbook" when gradients were judged against autodiff, "self-consistency" when only against differences
+    of the candidate's own forward pass. `explanation` names the wrong term where that is known, else it is None.
+    """
+
+    target: str
+    profile: str
+    seed: int
+    results: tuple[Result, ...]
+    cases: int
+    seconds: float
+    kind: str = "textbook"
+    notes: tuple[str, ...] = ()
+    explanation: str | None = None
+    versions: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def outcome(self) -> str:
+        return _fold(self.results)
+
+    @property
+    def gradients(self) -> str:
+        return _fold(r for r in self.results if r.chapter not in BEHAVIOUR)
+
+    @property
+    def behaviour(self) -> str:
+        return _fold(r for r in self.results if r.chapter in BEHAVIOUR)
+
+    @property
+    def dtypes(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(r.dtype for r in self.results))
+
+    @property
+    def partial(self) -> tuple[int, int] | None:
+        """(selected, all) where the user deselected checks, else None."""
+        out = sum(r.outcome == DESELECTED for r in self.results)
+        return (len(self.results) - out, len(self.results)) if out else None
+
+    def failures(self) -> tuple[Result, ...]:
+        return tuple(r for r in self.results if r.outcome == FAIL)
+
+
+def _fold(results) -> str:
+    outcomes = [r.outcome for r in results]
+    if FAIL in outcomes:
+        return FAIL
+    if any(o in (CANNOT_TELL, NOT_RUN) for o in outcomes) or PASS not in outcomes:
+        return INCONCLUSIVE
+    return PASS
+
+
+def merged(verdicts: list[Verdict]) -> Verdict:
+    """Several dtypes of one target as one verdict."""
+    first = verdicts[0]
+    return Verdict(
+        first.target,
+        first.profile,
+        first.seed,
+        tuple(r for v in verdicts for r in v.results),
+        sum(v.cases for v in verdicts),
+        sum(v.seconds for v in verdicts),
+        next((v.kind for v in verdicts if v.kind != "textbook"), "textbook"),
+        tuple(dict.fromkeys(n for v in verdicts for n in v.notes)),
+        next((v.explanation for v in verdicts if v.explanation), None),
+        first.versions,
+    )

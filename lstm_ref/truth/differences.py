@@ -1,0 +1,77 @@
+"""Differences: the derivative of a candidate's own forward along a direction, with a bound on its error.
+
+A ladder. The complex step costs one forward pass and has no cancellation, where the forward pass is complex-safe.
+Else the six-point central difference, with the step chosen per direction from |six-point − four-point|. Else
+Richardson's extrapolation of central differences at falling steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+COMPLEX_STEP = 1e-20  # small enough that h² vanishes beside 1, large enough never to underflow
+STEPS = (2.0**-7, 2.0**-5, 2.0**-9)  # for a unit direction in float64, best first: bounds of 1e-11 at ordinary weights
+COARSE_STEPS = (2.0**-3, 2.0**-1, 2.0**-5)  # for float32 and below: ε^(1/7) is 0.1
+RICHARDSON_ROWS = 8
+SIX_POINT = ((1, 45 / 60), (2, -9 / 60), (3, 1 / 60))
+FOUR_POINT = ((1, 8 / 12), (2, -1 / 12))
+TWO_POINT = ((1, 1 / 2),)
+ROUNDING_GAIN = 2 * sum(abs(weight) for _, weight in SIX_POINT)
+
+
+class Difference(NamedTuple):
+    """The derivative along a direction, a bound on its error, the way it was found and the forward passes it cost."""
+
+    value: float
+    bound: float
+    method: str
+    passes: int
+
+
+def complex_step(J: Callable[[complex], complex]) -> Difference | None:
+    """Im J(ih)/h, exact to rounding; None where J is not complex-safe (a non-finite imaginary part)."""
+    slope = np.imag(J(1j * COMPLEX_STEP)) / COMPLEX_STEP
+    return Difference(float(slope), 0.0, "complex step", 1) if np.isfinite(slope) else None
+
+
+def six_point(
+    J: Callable[[float], float], rounding: float, safety: float, scale: float, good_enough: float, coarse: bool = False
+) -> Difference:
+    """The six-point central difference of J at 0 along a unit direction.
+
+    `rounding` bounds the rounding error of one value of J, `scale` is the size that the derivative is thought to have.
+    The bound on the result is `safety` times |six − four point| plus what rounding adds; since six and four point may
+    agree by chance, it is at least what |four − two point| lets one expect of their difference. Other steps are tried
+    until the bound is `good_enough`.
+    """
+    best, passes = Difference(np.nan, np.inf, "six-point", 0), 0
+    for h in COARSE_STEPS if coarse else STEPS:
+        odd = {k: J(k * h) - J(-k * h) for k in (1, 2, 3)}
+        passes += 6
+        six, four, two = (sum(w * odd[k] for k, w in rule) / h for rule in (SIX_POINT, FOUR_POINT, TWO_POINT))
+        expected = (four - two) ** 2 / max(abs(six), scale) if four != two else 0.0
+        bound = safety * max(abs(six - four), expected) + ROUNDING_GAIN * rounding / h
+        if bound < best.bound:
+            best = Difference(float(six), float(bound), "six-point", passes)
+        if best.bound <= good_enough:
+            break
+    return best._replace(passes=passes)
+
+
+def adaptive(J: Callable[[float], float], rounding: float, safety: float, coarse: bool = False) -> Difference:
+    """Richardson's table over central differences at steps ½, ¼, …: the entry that agrees best with its neighbours."""
+    best = Difference(np.nan, np.inf, "adaptive", 0)
+    row: list[float] = []
+    h = 0.5
+    for n in range(RICHARDSON_ROWS // (2 if coarse else 1)):
+        new = [(J(h) - J(-h)) / (2 * h)]
+        for k, older in enumerate(row):
+            new.append(new[k] + (new[k] - older) / (4 ** (k + 1) - 1))
+            bound = safety * max(abs(new[-1] - new[-2]), abs(new[-1] - older)) + ROUNDING_GAIN * rounding / h
+            if bound < best.bound:
+                best = Difference(float(new[-1]), float(bound), "adaptive", 2 * (n + 1))
+        row, h = new, h / 2
+    return best._replace(passes=2 * len(row))
