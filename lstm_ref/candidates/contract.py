@@ -14,7 +14,7 @@ import threading
 import traceback
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -143,11 +143,13 @@ class Answer(NamedTuple):
 
 @dataclass(frozen=True)
 class Call:
-    """The arrays of one call, converted once: what the candidate is given, and the shapes that are due."""
+    """The arrays of one call, converted once: what the candidate is given, and the shapes that are due, by textbook
+    names and by the candidate's."""
 
     candidate: Candidate
     inputs: dict[str, np.ndarray]
     shapes: dict[str, tuple[int, ...]]
+    own_shapes: dict[str, tuple[int, ...]]
     dtype: np.dtype
     sizes: Sizes
 
@@ -159,7 +161,12 @@ def prepare(candidate: Candidate, inputs: dict, dtype: np.dtype, memory: str = "
     names = {*MODEL_INPUTS, *MODEL_INTERMEDIATES, *LAYER_OUTPUTS} if candidate.model else {*LAYER_INPUTS, *LAYER_INTERMEDIATES, *LAYER_OUTPUTS}
     shapes = {k: shape(k, n) for k in names}
     user = {k: placed(v, memory) for k, v in encode(candidate.layout, inputs, dtype).items()}
-    return Call(candidate, user, shapes, dtype, n)
+    return Call(candidate, user, shapes, _own_shapes(candidate.layout, user, shapes), dtype, n)
+
+
+def moved(call: Call, inputs: dict, dtype: np.dtype) -> Call:
+    """The same call at other inputs of the same sizes."""
+    return replace(call, inputs=encode(call.candidate.layout, inputs, dtype), dtype=dtype)
 
 
 def placed(q: np.ndarray, memory: str) -> np.ndarray:
@@ -246,8 +253,7 @@ def answer(call: Call, returned, where: str, due: tuple[str, ...]) -> Answer:
     """A dict of the candidate's arrays, checked and converted. Raises Finding if it is no dict."""
     if not isinstance(returned, dict):
         raise Finding("contract.call", f"{where} returned {_kind(returned)}; a dict of arrays is due")
-    layout, faults, good, raw = call.candidate.layout, {}, {}, {}
-    shapes = _user_shapes(call)
+    layout, shapes, faults, good, raw = call.candidate.layout, call.own_shapes, {}, {}, {}
     for name, value in returned.items():
         if name not in shapes:
             continue  # a key of the candidate's own
@@ -282,24 +288,22 @@ def _is_due(call: Call, name: str) -> bool:
     return name not in ("h_T", *call.candidate.supports.missing)
 
 
-def _user_shapes(call: Call) -> dict[str, tuple[int, ...]]:
+def _own_shapes(layout: Layout, user: dict, shapes: dict) -> dict[str, tuple[int, ...]]:
     """The shape that is due for every name the candidate may return."""
-    layout = call.candidate.layout
-    shapes = {k: v.shape for k, v in call.inputs.items() if k not in (layout.name("y"), layout.name("w"))}
-    for key, due in call.shapes.items():
-        if key not in (*MODEL_INPUTS,):
-            shapes[layout.name(key)] = (due[1], due[0], *due[2:]) if layout.batch_first and len(due) == 3 else due
-    return shapes
+    own = {k: v.shape for k, v in user.items() if k not in (layout.name("y"), layout.name("w"))}
+    for key, due in shapes.items():
+        if key not in MODEL_INPUTS:
+            own[layout.name(key)] = (due[1], due[0], *due[2:]) if layout.batch_first and len(due) == 3 else due
+    return own
 
 
 def guarded(call: Call, where: str, function: Callable, *args):
     """Call foreign code: a time limit, its warnings kept to themselves, its exceptions as findings."""
     try:
         with warnings.catch_warnings(), time_limit(CALL_SECONDS):
+            warnings.simplefilter("ignore")
             if call.dtype.kind == "c":
                 warnings.simplefilter("error", np.exceptions.ComplexWarning)
-            else:
-                warnings.simplefilter("ignore")
             return function(*args)
     except TimeLimit:
         raise Finding("contract.time", f"{where} did not return within {CALL_SECONDS:g} s at {_at(call.sizes)}") from None

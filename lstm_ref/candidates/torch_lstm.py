@@ -90,6 +90,8 @@ class TorchLayer:
 def _tensor(q: np.ndarray):
     import torch
 
+    if q.dtype.kind == "c":
+        raise TypeError("torch's LSTM takes real numbers only")
     if q.dtype.name == "bfloat16":
         return torch.from_numpy(q.astype(np.float32)).to(torch.bfloat16)
     return torch.from_numpy(np.array(q, order="C"))

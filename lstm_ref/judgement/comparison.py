@@ -35,14 +35,15 @@ def compare(quantity: str, seen: np.ndarray, due: np.ndarray, c: Condition, p: P
     if error.size >= tol.RMS_ENTRIES:
         rms = float(np.sqrt(np.mean((error / (u * c.C)) ** 2))) / tol.RMS_LIMIT
     rule = "|candidate − autodiff| ≤ κ·u·C"
-    if rms > max(worst, 1.0):
-        rule = f"rms(error / u·C) = {rms * tol.RMS_LIMIT:.1f} ≤ {tol.RMS_LIMIT} over the block"
+    if rms > 1 >= worst:
+        rule = f"rms(error / u·C) ≤ {tol.RMS_LIMIT} over the block, where it is {rms * tol.RMS_LIMIT:.1f}"
     values = (quantity, index, float(seen[index]), float(due[index]), None, float(error[index]), float(limit[index]), rule)
-    if max(worst, rms) > 1:
-        return Evidence(FAIL, max(worst, rms), *values)
+    ratio = worst if worst > 1 else max(worst, rms)
+    if ratio > 1:
+        return Evidence(FAIL, ratio, *values)
     if limit.max() >= p.resolution * c.scale:
-        return Evidence(UNRESOLVED, max(worst, rms), *values)
-    return Evidence(PASS if due.any() else ZERO, max(worst, rms), *values)
+        return Evidence(UNRESOLVED, ratio, *values)
+    return Evidence(PASS if due.any() else ZERO, ratio, *values)
 
 
 def compare_along(

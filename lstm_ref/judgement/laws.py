@@ -234,7 +234,7 @@ def _symmetry(bench: Bench, judged: Judged) -> Evidence | None:
     """u·∂g·v = v·∂g·u, by six-point differences of the gradient field."""
     point, base = judged.point, _base(judged)
     due = set(point.inputs) - {"y", "w"}
-    if not due <= set(base) or bench.precision.name != "float64" or bench.lower:
+    if not due <= set(base):
         return None
     rng = np.random.default_rng(judged.case.spec.seed)
     u, v = ({k: rng.standard_normal(base[k].shape) for k in due} for _ in range(2))
@@ -244,13 +244,15 @@ def _symmetry(bench: Bench, judged: Judged) -> Evidence | None:
     rounding = max(sum(np.sum(np.abs(d[k]) * point.tolerance(k)) for k in due) for d in (u, v))
     scale = np.sqrt(sum(np.sum(base[k] ** 2) for k in due) / sum(base[k].size for k in due))
 
+    coarse = bench.precision.name != "float64" or bool(bench.lower)
+
     def slope(along, onto):
         def J(step):
             moved = {**point.inputs, **{k: point.inputs[k] + step * along[k] for k in due}}
             _, g = _run(bench, Point(bench, moved, point.cotangents))
             return sum(np.sum(g[k] * onto[k]) for k in due)
 
-        return differences.six_point(J, rounding, tol.DIFFERENCE_BOUND, scale, np.sqrt(bench.precision.u) * scale)
+        return differences.six_point(J, rounding, tol.DIFFERENCE_BOUND, scale, np.sqrt(bench.precision.u) * scale, coarse)
 
     one, two = slope(u, v), slope(v, u)
     name = "u·∂g·v"

@@ -197,7 +197,7 @@ def evidence_of(bench: Bench, spec: Spec, wanted, with_laws: bool, with_state: b
 
 def evidence_of_case(bench: Bench, case: Case, wanted, with_laws: bool, with_state: bool) -> dict[str, Evidence]:
     differences = any(wanted(c) for c in CHECKS if c.endswith(".differences"))
-    judged = judge(bench, case, differences)
+    judged = judge(bench, case, differences, with_taps=with_laws)
     found = dict(judged.evidence)
     if judged.gradients is not None and judged.gradients.arrays:
         if with_laws:
@@ -295,8 +295,10 @@ class _Sheet:
         return replace(made, outcome=NOT_PROVIDED)
 
     def notes(self) -> list[str]:
+        """What is worth saying of a run that found no failure: where σ lost accuracy, say."""
         tail = self.tallies.get("numerics.sigmoid_tail")
-        return list(tail.notes)[:1] if tail else []
+        failed = any(t.failed for t in self.tallies.values())
+        return list(tail.notes)[:1] if tail and not failed else []
 
 
 def _vacuity(sheet: _Sheet) -> list[str]:
@@ -330,7 +332,7 @@ def _with_counterexamples(target: str, results: list[Result], sheet: _Sheet, ben
         if r.outcome == FAIL and r.id == first.id:
             r = replace(r, counterexample=counterexample)
         elif r.outcome == FAIL and shared is not None and shared.outcome == FAIL:
-            r = replace(r, counterexample=replace(counterexample, check=r.id, evidence=shared))
+            r = replace(r, counterexample=replace(counterexample, check=r.id, evidence=shared, primary=False))
         out.append(r)
     return out
 
@@ -348,6 +350,19 @@ def evidence_on(bench: Bench, case: Case, check: str) -> dict[str, Evidence]:
         bad = [e for k, e in found.items() if e.outcome == FAIL and k.partition(".")[0] in ("forward", "grad")]
         found[check] = worst_of(bad) if bad else Evidence(PASS)
     return found
+
+
+def replay(target: str, faces: list[Candidate], check: str, dtype: str, case: Case) -> Result:
+    """One saved case again, for one check. Raises ValueError where the target has no candidate of the case's level."""
+    bench = next((Bench(f, tol.PRECISIONS[dtype], f.make()) for f in faces if f.model == case.model and f.kind != "student"), None)
+    if bench is None:
+        raise ValueError(f"the case is one of a {'model' if case.model else 'layer'}, and {target} is none")
+    e = evidence_on(bench, case, check).get(check)
+    if e is None:
+        return Result(check, dtype, NOT_PROVIDED, reason="the candidate gives nothing that this check could judge")
+    outcome = {FAIL: FAIL, UNRESOLVED: CANNOT_TELL}.get(e.outcome, PASS)
+    reason = e.rule if outcome != PASS else ""
+    return Result(check, dtype, outcome, 1, failed=int(outcome == FAIL), worst=e, where=case.spec, equations=CHECKS[check].equations, reason=reason)
 
 
 _TELLING = ("contract", "forward", "numerics.effective_precision", "grad", "inter", "law", "state", "sizes", "numerics")

@@ -55,8 +55,8 @@ def shrink(
             break
         if (found := fails(simpler)) is not None:
             case, evidence = simpler, found
-    target_name = bench.candidate.name if target is None else target
-    return Counterexample(check, target_name, bench.precision.name, case.spec, case.inputs, case.cotangents, evidence[check]), evidence
+    what = (check, target, bench.precision.name, case.spec, case.inputs, case.cotangents, evidence[check])
+    return Counterexample(*what, bench.output_names), evidence
 
 
 def _simpler_numbers(current: Callable[[], Case], dtype: np.dtype) -> Iterator[Case]:

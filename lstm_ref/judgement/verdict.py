@@ -34,7 +34,11 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Counterexample:
-    """The smallest case found on which a check fails: what the candidate was given (textbook layout), and where it lay."""
+    """The smallest case found on which a check fails: what the candidate was given (textbook layout), and what it did.
+
+    `primary` marks the check that the case was made smaller for; other checks that fail on it share it. `outputs` are
+    the outputs that the candidate returns, which are what cotangents flow into.
+    """
 
     check: str
     target: str
@@ -43,6 +47,8 @@ class Counterexample:
     inputs: dict
     cotangents: dict
     evidence: Evidence
+    outputs: tuple[str, ...] = ("h", "c_T")
+    primary: bool = True
 
 
 @dataclass(frozen=True)

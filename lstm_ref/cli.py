@@ -1,0 +1,143 @@
+"""Command line: a thin door to the engine."""
+
+from __future__ import annotations
+
+import pathlib
+import re
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, help="Is an LSTM's gradient right?", pretty_exceptions_enable=False)
+PASS, FAIL, USAGE, INCONCLUSIVE = 0, 1, 2, 3
+CODES = {"pass": PASS, "fail": FAIL, "inconclusive": INCONCLUSIVE}
+FAILURES = ".lstm-ref"  # folder for counterexamples
+
+Target = Annotated[str, typer.Argument(help="module:attribute, file.py:attribute, ref:, torch: or torch:module:Class")]
+Dtype = Annotated[str | None, typer.Option(help="float64 (default), float32, bfloat16, float16; several with commas")]
+Seed = Annotated[int | None, typer.Option(help="seed of the drawn cases (quick and ci have a fixed one)")]
+
+
+@app.command()
+def check(
+    target: Target,
+    profile: Annotated[str, typer.Option(help="quick, dev, ci or nightly")] = "quick",
+    dtype: Dtype = None,
+    seed: Seed = None,
+    only: Annotated[str | None, typer.Option(help="patterns of check ids, such as 'grad.*,state.repeat'")] = None,
+    report: Annotated[pathlib.Path | None, typer.Option(help="also write the verdict as JSON")] = None,
+) -> None:
+    """Judge every gradient of an LSTM. Exit code 0 pass, 1 fail, 2 usage, 3 inconclusive."""
+    from .candidates.load import load
+    from .judgement.run import run
+    from .report import json_report, terminal
+
+    console = Console()
+    try:
+        faces = load(target)
+        with terminal.progress(Console(stderr=True)) as progress:
+            verdict = run(target, faces, profile, _dtypes(dtype), seed, only, progress)
+    except ValueError as error:
+        raise _usage(error) from None
+    files = keep_counterexamples(verdict, pathlib.Path(FAILURES))
+    terminal.card(console, verdict, faces[0].layout, files)
+    if report is not None:
+        report.write_text(json_report.dumps(verdict), encoding="utf-8")
+    raise typer.Exit(CODES[verdict.outcome])
+
+
+@app.command()
+def replay(
+    file: Annotated[pathlib.Path, typer.Argument(help="a counterexample that check has written")],
+    lstm: Annotated[str, typer.Option(help="the target to run it on")],
+) -> None:
+    """Run one saved counterexample again. Exit code 0 if it passes now, 1 if it still fails."""
+    from .candidates.load import load
+    from .judgement.record import read
+    from .judgement.run import replay as run_again
+    from .report import words
+
+    try:
+        id_, dtype, case = read(file)
+        faces = load(lstm)
+        result = run_again(lstm, faces, id_, dtype, case)
+    except ValueError as error:
+        raise _usage(error) from None
+    console = Console()
+    text = words.failure(result, lstm) if result.outcome == "fail" else words.summary_line(result)
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
+    raise typer.Exit(CODES.get(result.outcome, INCONCLUSIVE))
+
+
+@app.command()
+def checks() -> None:
+    """List every check with its id."""
+    from .judgement.manifest import CHECKS
+
+    console = Console()
+    for c in CHECKS.values():
+        console.print(f"{c.id:<30} {c.title}", highlight=False, markup=False, soft_wrap=True)
+
+
+@app.command()
+def calibrate(
+    targets: Annotated[list[str] | None, typer.Argument(help="LSTMs known to be right (default: ref:)")] = None,
+    cases: Annotated[int, typer.Option(help="cases per target and dtype")] = 200,
+    dtype: Annotated[str, typer.Option(help="dtypes, with commas")] = "float64,float32",
+    seed: Annotated[int, typer.Option(help="seed of the cases")] = 1,
+) -> None:
+    """Measure error ÷ (u · condition) of correct LSTMs, by regime; tolerances grant 16. Exit code 1 on a false alarm."""
+    from .candidates.load import load
+    from .judgement.calibrate import calibrate as measure
+    from .report.calibration import table
+
+    console, bar = Console(), Console(stderr=True)
+    rows = []
+    try:
+        for target in targets or ["ref:"]:
+            for face in load(target):
+                for name in _dtypes(dtype):
+                    with bar.status(f"{target} {face.kind} {name}") if bar.is_terminal else _nothing():
+                        rows += measure(face, name, cases, seed)
+    except ValueError as error:
+        raise _usage(error) from None
+    console.print(table(rows))
+    raise typer.Exit(FAIL if any(row.failed for row in rows) else PASS)
+
+
+def _nothing():
+    import contextlib
+
+    return contextlib.nullcontext()
+
+
+def _dtypes(text: str | None) -> tuple[str, ...] | None:
+    return tuple(d.strip() for d in text.split(",") if d.strip()) if text else None
+
+
+def keep_counterexamples(verdict, folder: pathlib.Path) -> dict[tuple[str, str], str]:
+    """Write each counterexample once as JSON; the file by (check id, dtype). A folder that cannot be written is no error."""
+    from .judgement.record import RecordError, dump
+
+    files: dict[tuple[str, str], str] = {}
+    for r in verdict.failures():
+        if r.counterexample is None or not r.counterexample.primary:
+            continue
+        name = re.sub(r"[^A-Za-z0-9_.-]+", "_", f"{verdict.target}-{r.id}-{r.dtype}").strip("_") + ".json"
+        try:
+            folder.mkdir(exist_ok=True)
+            (folder / name).write_text(dump(r.counterexample), encoding="utf-8")
+        except (OSError, RecordError):
+            continue
+        files[r.id, r.dtype] = str(folder / name)
+    return files
+
+
+def _usage(error: Exception) -> typer.Exit:
+    Console(stderr=True).print(f"lstm-ref: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
+    return typer.Exit(USAGE)
+
+
+def main() -> None:
+    app()

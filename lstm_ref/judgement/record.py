@@ -1,0 +1,118 @@
+"""Record: a counterexample as bounded JSON, there and back. No pickle, no code, nothing allocated before it is checked."""
+
+from __future__ import annotations
+
+import json
+import math
+import pathlib
+
+import numpy as np
+
+from ..cases import COTANGENTS, MEMORY, REGIMES, Case, Spec
+from ..reference.symbols import HEAD, LAYER_INPUTS, LAYER_OUTPUTS, Sizes, shape
+from .manifest import CHECKS
+from .tolerances import PRECISIONS
+from .verdict import Counterexample
+
+FORMAT = "lstm-ref counterexample 1"
+LARGEST_FILE = 8 * 2**20  # bytes
+LARGEST_ARRAY = 2**18  # entries
+LARGEST_SIZE = 4096
+KEYS = {"format", "check", "target", "dtype", "sizes", "regime", "memory", "inputs", "cotangents", "seen"}
+
+
+class RecordError(ValueError):
+    """A file that is no counterexample of ours; the text says what was seen and what is due."""
+
+
+def dump(c: Counterexample) -> str:
+    """The counterexample as JSON text. Raises RecordError if it is too large to keep."""
+    if max(q.size for q in c.inputs.values()) > LARGEST_ARRAY:
+        raise RecordError(f"the case has an array of more than {LARGEST_ARRAY} numbers, too large to keep; its seed is {c.spec.seed}")
+    e = c.evidence
+    seen = {"quantity": e.quantity, "index": list(e.index), "candidate": e.candidate, "autodiff": e.autodiff, "difference": e.difference}
+    record = {
+        "format": FORMAT,
+        "check": c.check,
+        "target": c.target,
+        "dtype": c.dtype,
+        "sizes": c.spec.sizes._asdict(),
+        "regime": c.spec.regime,
+        "memory": c.spec.memory,
+        "inputs": {k: v.tolist() for k, v in c.inputs.items()},
+        "cotangents": {k: v.tolist() for k, v in c.cotangents.items()},
+        "seen": {k: v if not isinstance(v, float) or math.isfinite(v) else str(v) for k, v in seen.items()},
+    }
+    return json.dumps(record, indent=1, allow_nan=False) + "\n"
+
+
+def read(path: str | pathlib.Path) -> tuple[str, str, Case]:
+    """A counterexample file as (check id, dtype, case). Raises RecordError, with a sentence, for anything else."""
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise RecordError(f"there is no file {path}")
+    if (size := path.stat().st_size) > LARGEST_FILE:
+        raise RecordError(f"{path} has {size:,} bytes; a counterexample has at most {LARGEST_FILE:,}")
+    try:
+        record = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise RecordError(f"{path} is not JSON ({type(error).__name__})") from None
+    return parse(record, str(path))
+
+
+def parse(record, where: str) -> tuple[str, str, Case]:
+    """A decoded record as (check id, dtype, case), every field checked before anything is built from it."""
+    if not isinstance(record, dict) or record.get("format") != FORMAT:
+        raise RecordError(f"{where} is not a counterexample: its format must be {FORMAT!r}")
+    if wrong := set(record) ^ KEYS:
+        raise RecordError(f"{where} has unknown or missing keys: {', '.join(sorted(map(str, wrong)))[:200]}")
+    check, dtype, regime, memory = (record[k] for k in ("check", "dtype", "regime", "memory"))
+    for what, value, known in (("check", check, CHECKS), ("dtype", dtype, PRECISIONS), ("regime", regime, REGIMES), ("memory", memory, MEMORY)):
+        if not isinstance(value, str) or value not in known:
+            raise RecordError(f"{where} has the {what} {str(value)[:60]!r}, which is not known here")
+    n = _sizes(record["sizes"], where)
+    inputs, cotangents = record["inputs"], record["cotangents"]
+    model = isinstance(inputs, dict) and "W_v" in inputs
+    due = (*LAYER_INPUTS, *HEAD, "w", "y") if model else LAYER_INPUTS
+    inputs = _arrays(inputs, due, n, "inputs", where)
+    if model:
+        inputs["y"] = inputs["y"].astype(np.int64)
+        if (inputs["y"] < 0).any() or (inputs["y"] >= n.K).any():
+            raise RecordError(f"{where} has targets y outside 0 … {n.K - 1}")
+    cotangents = _arrays(cotangents, LAYER_OUTPUTS, n, "cotangents", where)
+    return check, dtype, Case(Spec(n, regime, COTANGENTS[0], memory=memory), inputs, cotangents)
+
+
+def _sizes(found, where: str) -> Sizes:
+    if not isinstance(found, dict) or set(found) != set(Sizes._fields):
+        raise RecordError(f"{where} must give the sizes T, B, D, H and K")
+    for k, v in found.items():
+        if isinstance(v, bool) or not isinstance(v, int) or not 1 <= v <= LARGEST_SIZE:
+            raise RecordError(f"{where} has {k} = {str(v)[:40]}; sizes are whole numbers from 1 to {LARGEST_SIZE}")
+    n = Sizes(**found)
+    if max(math.prod(shape(k, n)) for k in (*LAYER_INPUTS, *HEAD, "h", "y")) > LARGEST_ARRAY:
+        raise RecordError(f"{where} describes an array of more than {LARGEST_ARRAY:,} numbers")
+    return n
+
+
+def _arrays(found, due, n: Sizes, what: str, where: str) -> dict[str, np.ndarray]:
+    if not isinstance(found, dict) or set(found) != set(due):
+        raise RecordError(f"{where} must give the {what} {', '.join(due)}")
+    return {k: _array(found[k], shape(k, n), f"{where}: {what} {k}") for k in due}
+
+
+def _array(found, due: tuple[int, ...], where: str) -> np.ndarray:
+    _check_nested(found, due, where)
+    return np.array(found, dtype=np.float64).reshape(due)
+
+
+def _check_nested(found, due: tuple[int, ...], where: str) -> None:
+    if not due:
+        if isinstance(found, bool) or not isinstance(found, (int, float)) or not math.isfinite(found):
+            raise RecordError(f"{where} holds {str(found)[:40]!r}; finite numbers are due")
+        return
+    if not isinstance(found, list) or len(found) != due[0]:
+        seen = f"a list of {len(found)}" if isinstance(found, list) else f"a {type(found).__name__}"
+        raise RecordError(f"{where} is {seen} where a list of {due[0]} is due")
+    for part in found:
+        _check_nested(part, due[1:], where)

@@ -1,0 +1,48 @@
+"""JSON: a verdict as plain data, every number finite or a string."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+
+from ..judgement.verdict import Result, Verdict
+
+FORMAT = "lstm-ref report 1"
+
+
+def as_data(v: Verdict) -> dict:
+    """The verdict as JSON-ready data."""
+    return {
+        "format": FORMAT,
+        "target": v.target,
+        "outcome": v.outcome,
+        "gradients": v.gradients,
+        "behaviour": v.behaviour,
+        "kind": v.kind,
+        "profile": v.profile,
+        "seed": v.seed,
+        "cases": v.cases,
+        "seconds": round(v.seconds, 3),
+        "versions": v.versions,
+        "notes": list(v.notes),
+        "explanation": v.explanation,
+        "results": [_result(r) for r in v.results],
+    }
+
+
+def dumps(v: Verdict) -> str:
+    return json.dumps(as_data(v), indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+
+
+def _result(r: Result) -> dict:
+    plain = {k: getattr(r, k) for k in ("id", "dtype", "outcome", "cases", "unresolved", "zero", "failed", "reason")}
+    plain["equations"] = list(r.equations)
+    plain["worst"] = None if r.worst is None else {k: _plain(q) for k, q in dataclasses.asdict(r.worst).items()}
+    return plain
+
+
+def _plain(q):
+    if isinstance(q, float) and not math.isfinite(q):
+        return str(q)
+    return list(q) if isinstance(q, tuple) else q

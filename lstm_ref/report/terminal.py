@@ -1,0 +1,91 @@
+"""Terminal: a verdict as a card, one line per check, and a progress bar while a run is long."""
+
+from __future__ import annotations
+
+import contextlib
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from ..candidates.layout import Layout
+from ..judgement.verdict import CANNOT_TELL, DESELECTED, FAIL, NOT_PROVIDED, NOT_RUN, PASS, Result, Verdict
+from . import words
+
+STYLE = {PASS: "green", FAIL: "bold red", CANNOT_TELL: "yellow", NOT_RUN: "yellow", NOT_PROVIDED: "dim", DESELECTED: "dim"}
+VERDICT_STYLE = {"pass": "bold green", "fail": "bold red", "inconclusive": "bold yellow"}
+SHOWN_FAILURES = 3
+
+
+@contextlib.contextmanager
+def progress(console: Console):
+    """A bar that appears when standing at a terminal; yields the callback that `run` takes."""
+    bar = Progress(TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total} cases"), TimeElapsedColumn(), console=console, transient=True)
+    if not console.is_terminal:
+        yield lambda done, total, what: None
+        return
+    tasks: dict[str, int] = {}
+    with bar:
+
+        def update(done: int, total: int, what: str) -> None:
+            if what not in tasks:
+                tasks[what] = bar.add_task(what, total=total)
+            bar.update(tasks[what], completed=done, total=total)
+
+        yield update
+
+
+def card(console: Console, v: Verdict, layout: Layout | None, files: dict[tuple[str, str], str]) -> None:
+    """Print the verdict: every check, then what failed, then the verdict line."""
+    for dtype in v.dtypes:
+        console.print(f"[bold]{escape(v.target)}[/]  {dtype}  ({v.profile}, seed {v.seed})")
+        results = [r for r in v.results if r.dtype == dtype]
+        quiet = [r for r in results if r.outcome in (NOT_PROVIDED, DESELECTED)]
+        for r in results:
+            if r.outcome not in (NOT_PROVIDED, DESELECTED):
+                _line(console, r)
+        for outcome in (NOT_PROVIDED, DESELECTED):
+            if names := [r.id for r in quiet if r.outcome == outcome]:
+                console.print(f"  [dim]{outcome}: {_folded(names)}[/]", highlight=False)
+        console.print()
+    failures = sorted(v.failures(), key=lambda r: r.counterexample is None or not r.counterexample.primary)
+    for r in failures[:SHOWN_FAILURES]:
+        console.print(escape(words.failure(r, v.target, layout, files.get((r.id, r.dtype)))), highlight=False, soft_wrap=True)
+        console.print()
+    if len(failures) > SHOWN_FAILURES:
+        rest = ", ".join(r.id for r in failures[SHOWN_FAILURES:])
+        console.print(f"also failing: {rest}\n", highlight=False, soft_wrap=True)
+    for note in v.notes:
+        console.print(f"note: {escape(note)}", highlight=False, soft_wrap=True)
+    if v.explanation:
+        console.print(escape(v.explanation), highlight=False, soft_wrap=True)
+    console.print(escape(words.headline(v)), style=VERDICT_STYLE[v.outcome], highlight=False, soft_wrap=True)
+    console.print(escape(words.meaning(v)), highlight=False, soft_wrap=True)
+
+
+def _line(console: Console, r: Result) -> None:
+    worst = ""
+    if r.worst is not None and r.outcome in (PASS, FAIL) and (r.worst.tolerance or r.outcome == FAIL):
+        worst = f"worst {words.ratio(r.worst.ratio):>7} of tolerance"
+        if r.worst.index:
+            worst += f" at {words.entry(r.worst)}"
+    unresolved = f", {r.unresolved} unresolved" if r.unresolved else ""
+    reason = f"  {r.reason}" if r.reason and r.outcome != PASS and not (r.outcome == FAIL and worst and r.worst.index) else ""
+    console.print(
+        f"  [{STYLE[r.outcome]}]{r.outcome:<11}[/] {r.id:<28} {r.cases:>5} cases{unresolved:<15} {escape(worst)}{escape(reason)}",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _folded(names: list[str]) -> str:
+    """Ids with their last part folded where many share the rest: `inter.*.autodiff`."""
+    kinds: dict[str, list[str]] = {}
+    for name in names:
+        head, _, tail = name.partition(".")
+        kinds.setdefault(head + "." + (tail.rpartition(".")[2] if tail.count(".") else ""), []).append(name)
+    out = []
+    for kind, members in kinds.items():
+        head, _, truth = kind.partition(".")
+        out.append(f"{head}.*{'.' + truth if truth else ''} ({len(members)})" if len(members) > 3 else ", ".join(members))
+    return "; ".join(out)

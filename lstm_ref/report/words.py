@@ -1,0 +1,175 @@
+"""Words: a verdict's sentences, the failure text and the paste-able snippet. Formatting lives in this folder only."""
+
+from __future__ import annotations
+
+import pathlib
+
+import numpy as np
+
+from ..candidates.layout import Layout, encode, encode_by_time
+from ..judgement.tolerances import PRECISIONS
+from ..judgement.verdict import FAIL, PASS, Counterexample, Evidence, Result, Verdict
+from ..reference.symbols import EQUATIONS
+
+AXES = {
+    3: ("t", "b", "unit"),
+    2: ("b", "unit"),
+    1: ("unit",),
+}
+WEIGHT_AXES = ("unit", "column")
+
+
+def number(q: float | None) -> str:
+    return "–" if q is None else f"{q:.6g}"
+
+
+def ratio(q: float) -> str:
+    """An error as a multiple of its tolerance."""
+    if not np.isfinite(q):
+        return "∞"
+    return f"{q:.2g}" if q < 100 else f"{q:.1e}"
+
+
+def entry(e: Evidence) -> str:
+    """The worst entry as an expression: `gradients["W_f"][2, 1]`."""
+    if not e.index:
+        return e.quantity
+    return f'{e.quantity}[{", ".join(map(str, e.index))}]'
+
+
+def place(e: Evidence) -> str:
+    """The worst entry in words: time step, batch entry, gate and unit, as far as they exist."""
+    if not e.index:
+        return ""
+    axes = WEIGHT_AXES if e.quantity[:2] == "W_" else AXES.get(len(e.index), ())
+    words = [f"{axis} = {k}" for axis, k in zip(axes, e.index, strict=False)]
+    kind, _, gate = e.quantity.partition("_")
+    if gate in ("f", "i", "c", "o") and kind in ("W", "b", "a"):
+        words.insert(0, f"gate {gate}")
+    return ", ".join(words)
+
+
+def headline(v: Verdict) -> str:
+    """The verdict in one line."""
+    counts = {o: sum(r.outcome == o for r in v.results) for o in {r.outcome for r in v.results}}
+    told = ", ".join(f"{n} {o}" for o, n in sorted(counts.items(), key=lambda item: (item[0] != PASS, item[0])))
+    partial = f"  (partial: {v.partial[0]} of {v.partial[1]} checks)" if v.partial else ""
+    return f"{v.outcome.upper()}{partial}  {v.target}  {'+'.join(v.dtypes)}: {told}; {v.cases} cases in {v.seconds:.1f} s"
+
+
+def meaning(v: Verdict) -> str:
+    """What the verdict means, in a sentence."""
+    halves = f"gradients: {v.gradients}; behaviour: {v.behaviour}"
+    if v.kind == "self-consistency":
+        halves += ". This is a self-consistency verdict: the forward pass is not the textbook's, so gradients were held against its own differences"
+    if v.outcome == "inconclusive":
+        unseen = [r for r in v.results if r.outcome in ("cannot tell", "not run")]
+        halves += f". {len(unseen)} checks could not be decided" + (f", the first is {unseen[0].id}: {unseen[0].reason}" if unseen else "")
+    return halves
+
+
+def failure(r: Result, target: str, layout: Layout | None = None, file: str | None = None) -> str:
+    """What, where, seen, due, how far, which equations, the shrunk case and how to run it again."""
+    c = r.counterexample
+    e = c.evidence if c else r.worst
+    lines = [f"{r.id} [{r.dtype}] fails in {r.failed} of {r.cases} cases"]
+    if e is None or e.candidate is None:
+        lines.append(f"  {e.rule if e and e.rule else r.reason}")
+    else:
+        where = place(e)
+        name = "gradients" if not r.id.startswith("forward") else "outputs"
+        key = entry(e)
+        lines.append(f'  worst      {name}["{e.quantity}"]{key[len(e.quantity):]}' + (f"  ({where})" if where else ""))
+        lines.append(f"  candidate  {e.candidate!r}")
+        if e.autodiff is not None:
+            lines.append(f"  {'expected ' if r.chapter in ('law', 'state') else 'autodiff '}  {e.autodiff!r}")
+        if e.difference is not None:
+            lines.append(f"  difference {e.difference!r}")
+        if e.error is not None:
+            lines.append(f"  error      {number(e.error)} = {ratio(e.ratio)} × tolerance {number(e.tolerance)}   ({e.rule})")
+        if constant := _constant_ratio(e):
+            lines.append(f"  {constant}")
+    if r.where is not None and c is None:
+        lines.append(f"  case       {sizes(r.where.sizes)}, {r.where.regime}, seed {r.where.seed}")
+    if r.reason and e is not None and r.reason != e.rule:
+        lines.append(f"  {r.reason}")
+    for label in r.equations[:3]:
+        lines.append(f"  ({label})  {EQUATIONS[label]}")
+    if c is not None:
+        lines.append(f"  smallest case found: {sizes(c.spec.sizes)}" + ("" if c.primary else ", the one above"))
+        if layout is not None and c.primary:
+            lines += ["", *("    " + line for line in snippet(c, layout).splitlines())]
+        if file:
+            lines += ["", f"  again: lstm-ref replay {file} --lstm {target}"]
+    return "\n".join(lines)
+
+
+def _constant_ratio(e: Evidence) -> str:
+    due = e.autodiff if e.autodiff is not None else e.difference
+    if not due or e.candidate is None:
+        return ""
+    found = e.candidate / due
+    for value, words in ((-1.0, "the sign is the opposite"), (2.0, "it is twice what is due"), (0.5, "it is half of what is due")):
+        if abs(found - value) <= np.sqrt(PRECISIONS["float32"].u):
+            return words
+    return "it is zero" if e.candidate == 0 else ""
+
+
+def sizes(n) -> str:
+    return f"T={n.T}, B={n.B}, D={n.D}, H={n.H}" + (f", K={n.K}" if n.K > 1 else "")
+
+
+def snippet(c: Counterexample, layout: Layout) -> str:
+    """The case as NumPy code that runs as pasted, in the candidate's own layout."""
+    dtype = PRECISIONS[c.dtype].dtype
+    inputs = encode(layout, c.inputs, dtype)
+    lines = ["import numpy as np", ""]
+    if "W_v" not in c.inputs:
+        flows = encode_by_time(layout, _flows(c), dtype)
+        lines += [f"inputs = {_literal(inputs)}", f"cotangents = {_literal(flows)}", ""]
+        lines.append(_how_to_load(c.target))
+        lines.append("outputs, pull = lstm.pullback(inputs)   # or: lstm.forward(inputs), lstm.vjp(inputs, cotangents)")
+        lines.append("gradients = pull(cotangents)")
+    else:
+        lines += [f"inputs = {_literal(inputs)}", "", _how_to_load(c.target)]
+        lines.append("J, gradients = lstm.loss_and_gradients(inputs)")
+    e = c.evidence
+    if e.candidate is not None and e.index:
+        due = e.autodiff if e.autodiff is not None else e.difference
+        lines.append(f"# textbook {'outputs' if c.check.startswith('forward') else 'gradients'} {entry(e)}: seen {e.candidate!r}, due {due!r}")
+    return "\n".join(lines)
+
+
+def _flows(c: Counterexample) -> dict:
+    """The cotangents as the candidate got them: s_h goes onto the last h where h_T is no output."""
+    s = {k: v for k, v in c.cotangents.items() if k in c.outputs}
+    if "h_T" not in c.outputs:
+        s["h"] = s["h"].copy()
+        s["h"][-1] += c.cotangents["h_T"]
+    return s
+
+
+def _how_to_load(target: str) -> str:
+    module, _, attribute = target.partition(":")
+    path = pathlib.PurePath(module)
+    if path.suffix == ".py" and path.stem.isidentifier() and attribute.isidentifier():
+        return f"import sys; sys.path.insert(0, {str(path.parent)!r})\nfrom {path.stem} import {attribute}\nlstm = {attribute}()"
+    if attribute.isidentifier() and module.replace(".", "").isidentifier() and module not in ("torch", "ref"):
+        return f"from {module} import {attribute}\nlstm = {attribute}()"
+    return f"from lstm_ref.candidates.load import load\nlstm = load({target!r})[0].make()"
+
+
+def _literal(arrays: dict) -> str:
+    parts = []
+    for k, v in arrays.items():
+        dtype = "" if v.dtype == np.float64 or v.dtype.kind == "i" else f", np.{v.dtype.name}"
+        text = np.array2string(v.astype(np.float64) if v.dtype.name == "bfloat16" else v, separator=", ", threshold=10**6, floatmode="unique", max_line_width=110)
+        text = f"np.zeros({v.shape}{dtype})" if v.size > 1 and not v.any() else f"np.array({' '.join(text.split())}{dtype})"
+        parts.append(f"    {k!r}: {text},")
+    return "{\n" + "\n".join(parts) + "\n}"
+
+
+def summary_line(r: Result) -> str:
+    """One check as one line of plain text, for pytest."""
+    worst = f", worst {ratio(r.worst.ratio)} of tolerance" if r.worst is not None and r.outcome in (PASS, FAIL) else ""
+    return f"{r.id} [{r.dtype}] {r.outcome}: {r.cases} cases{worst}" + (f" ({r.reason})" if r.reason else "")
