@@ -59,23 +59,36 @@ class TorchLayer:
 
     def __init__(self, build):
         self.build = build
+        self.for_forward = {}  # modules without a backward pass under way may be used again
 
     def forward(self, inputs):
-        return self.pullback(inputs)[0]
+        import torch
 
-    def pullback(self, inputs):
+        sizes = (inputs["x"].shape[-1], inputs["h0"].shape[-1], inputs["x"].dtype)
+        with torch.no_grad():
+            outputs, _, module = self._run(inputs, self.for_forward.get(sizes))
+        self.for_forward[sizes] = module
+        return {k: _array(v) for k, v in outputs.items()}
+
+    def _run(self, inputs, module=None):
+        """Outputs, what gradients are wanted of, and the module, as torch has them."""
         import torch
 
         given = {k: _tensor(v) for k, v in inputs.items()}
         states = {k: given.pop(k).requires_grad_() for k in ("x", "h0", "c0")}
-        module = self.build(states["x"].shape[-1], states["h0"].shape[-1]).to(states["x"].dtype)
+        if module is None:
+            module = self.build(states["x"].shape[-1], states["h0"].shape[-1]).to(states["x"].dtype)
         parameters = dict(module.named_parameters())
         with torch.no_grad():
             for k, v in given.items():
                 parameters[k].copy_(v)
         y, (h_n, c_n) = module(states["x"], (states["h0"][None], states["c0"][None]))
-        outputs = {"h": y, "h_T": h_n[0], "c_T": c_n[0]}
-        wanted = {**states, **parameters}
+        return {"h": y, "h_T": h_n[0], "c_T": c_n[0]}, {**states, **parameters}, module
+
+    def pullback(self, inputs):
+        import torch
+
+        outputs, wanted, _ = self._run(inputs)
 
         def pull(cotangents):
             flows = [_tensor(cotangents[k]).to(outputs[k].dtype) for k in outputs]

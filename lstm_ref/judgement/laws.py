@@ -18,6 +18,7 @@ from .judge import BY_STEP, Bench, Judged, Point
 from .verdict import FAIL, PASS, UNRESOLVED, Evidence
 
 FACTOR = 1024.0  # a power of two scales without rounding
+PROBE = 2.0**-5  # step of the two runs that choose a direction for the symmetry law
 BY_BATCH = ("x", "h0", "c0")
 
 
@@ -237,19 +238,22 @@ def _symmetry(bench: Bench, judged: Judged) -> Evidence | None:
     if not due <= set(base):
         return None
     rng = np.random.default_rng(judged.case.spec.seed)
-    u, v = ({k: rng.standard_normal(base[k].shape) for k in due} for _ in range(2))
-    for d in (u, v):
-        length = np.sqrt(sum(np.sum(q**2) for q in d.values()))
-        d.update({k: q / length for k, q in d.items()})
-    rounding = max(sum(np.sum(np.abs(d[k]) * point.tolerance(k)) for k in due) for d in (u, v))
-    scale = np.sqrt(sum(np.sum(base[k] ** 2) for k in due) / sum(base[k].size for k in due))
+    size = sum(base[k].size for k in due)
+    u = _unit({k: rng.standard_normal(base[k].shape) for k in due})
+    scale = np.sqrt(sum(np.sum(base[k] ** 2) for k in due) / size)
 
+    def gradients(along, step):
+        moved = {**point.inputs, **{k: point.inputs[k] + step * along[k] for k in due}}
+        return _run(bench, Point(bench, moved, point.cotangents))[1]
+
+    ahead, behind = (gradients(u, step) for step in (PROBE, -PROBE))
+    v = _unit({k: ahead[k] - behind[k] for k in due})  # the direction in which the relation has most to say
+    rounding = max(sum(np.sum(np.abs(d[k]) * point.tolerance(k)) for k in due) for d in (u, v))
     coarse = bench.precision.name != "float64" or bool(bench.lower)
 
     def slope(along, onto):
         def J(step):
-            moved = {**point.inputs, **{k: point.inputs[k] + step * along[k] for k in due}}
-            _, g = _run(bench, Point(bench, moved, point.cotangents))
+            g = gradients(along, step)
             return sum(np.sum(g[k] * onto[k]) for k in due)
 
         return differences.six_point(J, rounding, tol.DIFFERENCE_BOUND, scale, np.sqrt(bench.precision.u) * scale, coarse)
@@ -257,6 +261,11 @@ def _symmetry(bench: Bench, judged: Judged) -> Evidence | None:
     one, two = slope(u, v), slope(v, u)
     name = "u·∂g·v"
     return _agree(bench, {name: np.array([one.value])}, {name: np.array([two.value])}, {name: np.array([one.bound + two.bound])})
+
+
+def _unit(q: dict) -> dict:
+    length = np.sqrt(sum(np.sum(v**2) for v in q.values())) or 1.0
+    return {k: v / length for k, v in q.items()}
 
 
 LAWS = {

@@ -59,6 +59,7 @@ PROFILES = {
     "nightly": Profile("nightly", 20_000, 20),
 }
 SEED = 20_261
+DIFFERENCE_CORNERS = (0, 3, 4, 5, 6, 8, 9, 11, 13, 15, 18, 21, 23, 25, 27, 28, 29, 31, 32, 33, 34)  # … by differences
 LAW_CORNERS = (0, 5, 8, 9, 11, 23, 26, 31)  # of the fixed cases, these are also judged by the laws
 STATE_CORNERS = (0, 9)
 PRECISION_CORNERS = (0, 4, 8)
@@ -182,22 +183,23 @@ def _judge_one(sheet: _Sheet, bench: Bench, spec: Spec, n: int, profile: Profile
     """Judge one case into the sheet; True if a call ran out of time."""
     corner = n < len(cases.CORNERS)
     with_laws = n in LAW_CORNERS if corner else n % profile.laws_every == 0
-    evidence = evidence_of(bench, spec, sheet.wanted.__contains__, with_laws, with_laws if not corner else n in STATE_CORNERS)
+    with_state = n in STATE_CORNERS if corner else with_laws
+    with_differences = n in DIFFERENCE_CORNERS if corner else n % 3 == 0
+    evidence = evidence_of(bench, spec, sheet.wanted.__contains__, with_differences, with_laws, with_state)
     for check, e in evidence.items():
         sheet.add(check, e, spec, bench.candidate.model, corner)
     sheet.judged += 1
     return "contract.time" in evidence and evidence["contract.time"].outcome == FAIL
 
 
-def evidence_of(bench: Bench, spec: Spec, wanted, with_laws: bool, with_state: bool) -> dict[str, Evidence]:
+def evidence_of(bench: Bench, spec: Spec, wanted, with_differences: bool, with_laws: bool, with_state: bool) -> dict[str, Evidence]:
     """Everything that one case says about the checks that are wanted."""
     case = cases.build(spec, bench.precision.dtype, bench.candidate.model)
-    return evidence_of_case(bench, case, wanted, with_laws, with_state)
+    return evidence_of_case(bench, case, wanted, with_differences, with_laws, with_state)
 
 
-def evidence_of_case(bench: Bench, case: Case, wanted, with_laws: bool, with_state: bool) -> dict[str, Evidence]:
-    differences = any(wanted(c) for c in CHECKS if c.endswith(".differences"))
-    judged = judge(bench, case, differences, with_taps=with_laws)
+def evidence_of_case(bench: Bench, case: Case, wanted, with_differences: bool, with_laws: bool, with_state: bool) -> dict[str, Evidence]:
+    judged = judge(bench, case, with_differences and any(wanted(c) for c in CHECKS if c.endswith(".differences")), with_taps=with_laws)
     found = dict(judged.evidence)
     if judged.gradients is not None and judged.gradients.arrays:
         if with_laws:
@@ -341,11 +343,11 @@ def evidence_on(bench: Bench, case: Case, check: str) -> dict[str, Evidence]:
     """What one case says, with laws and state judged only where the check asks for them."""
     chapter = check.partition(".")[0]
     in_chapter = {c for c in CHECKS if c == check or c.partition(".")[0] in ("contract", "forward", "grad", "inter")}
-    slow = check.endswith(".differences")
+    slow = check.endswith(".differences") or check in GROUPS
     wanted = {c for c in in_chapter if slow or not c.endswith(".differences")} | {check}
     if check == "numerics.effective_precision":
         return {check: measure_precision(replace(bench, lower={}), [case])}
-    found = evidence_of_case(bench, case, wanted.__contains__, chapter == "law", chapter == "state")
+    found = evidence_of_case(bench, case, wanted.__contains__, slow, chapter == "law", chapter == "state")
     if check in GROUPS:
         bad = [e for k, e in found.items() if e.outcome == FAIL and k.partition(".")[0] in ("forward", "grad")]
         found[check] = worst_of(bad) if bad else Evidence(PASS)
