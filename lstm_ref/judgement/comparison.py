@@ -29,11 +29,13 @@ def compare(quantity: str, seen: np.ndarray, due: np.ndarray, c: Condition, p: P
     if not c.first_order:
         return Evidence(UNRESOLVED, quantity=quantity, rule="rounding here is too large to be followed to first order")
     error, limit = np.abs(seen - due), tol.tolerance(c, u)
-    ratios = error / limit
+    with np.errstate(over="ignore"):
+        ratios = error / limit
     index = tuple(int(k) for k in np.unravel_index(np.argmax(ratios), ratios.shape))
     worst, rms = float(ratios[index]), 0.0
     if error.size >= tol.RMS_ENTRIES:
-        rms = float(np.sqrt(np.mean((error / (u * c.C)) ** 2))) / tol.RMS_LIMIT
+        with np.errstate(over="ignore"):
+            rms = float(np.sqrt(np.mean((ratios * tol.KAPPA) ** 2))) / tol.RMS_LIMIT
     rule = "|candidate − autodiff| ≤ κ·u·C"
     if rms > 1 >= worst:
         rule = f"rms(error / u·C) ≤ {tol.RMS_LIMIT} over the block, where it is {rms * tol.RMS_LIMIT:.1f}"

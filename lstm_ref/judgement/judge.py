@@ -36,8 +36,9 @@ class Bench:
     complex_safe: dict[tuple[str, str], bool] = field(default_factory=dict)
     output_names: tuple[str, ...] = ("h", "c_T")
 
-    def u(self, quantity: str) -> float:
-        return self.lower[quantity].u if quantity in self.lower else self.precision.u
+    def u(self, key: str) -> float:
+        """The unit roundoff of a forward value ("h") or a gradient ("dh")."""
+        return self.lower[key].u if key in self.lower else self.precision.u
 
 
 @dataclass
@@ -87,7 +88,7 @@ class Point:
 
     def tolerance(self, of: str) -> np.ndarray:
         """The tolerance of the gradient of `of`, per entry."""
-        return tol.tolerance(self.condition(f"d{of}"), self.bench.u(of))
+        return tol.tolerance(self.condition(f"d{of}"), self.bench.u(f"d{of}"))
 
 
 @dataclass
@@ -192,7 +193,7 @@ def _judge_gradients(found: Judged, bench: Bench, forward_right: bool) -> None:
 
 def _with_tail(found: Judged, name: str, seen: np.ndarray, due: np.ndarray, key: str, bench: Bench) -> Evidence:
     """Compare; what fails is judged again with σ's noise absolute, and then is a note on σ's tail, not a failure."""
-    p, u, point = bench.precision, bench.u(name), found.point
+    p, u, point = bench.precision, bench.u(key), found.point
     evidence = compare(name, seen, due, point.condition(key), p, u)
     if np.isfinite(due).all() and not np.isfinite(seen).all() and point.condition(key).in_range:
         found.add("contract.finite", evidence)
@@ -231,13 +232,13 @@ def _judge_differences(found: Judged, bench: Bench, call: contract.Call, forward
 def _one_difference(bench: Bench, case: Case, k: str, seen, direction, J, rounding: float, limit) -> Evidence:
     p = bench.precision
     inputs = case.inputs.get(k, seen)
-    rounding = rounding + bench.u(k) * float(np.sum(np.abs(seen) * np.abs(inputs))) if k in case.inputs else rounding
+    rounding = rounding + bench.u(f"d{k}") * float(np.sum(np.abs(seen) * np.abs(inputs))) if k in case.inputs else rounding
     scale = float(np.linalg.norm(seen)) / np.sqrt(seen.size)
-    coarse = bench.u(k) > tol.PRECISIONS["float64"].u
+    coarse = bench.u(f"d{k}") > tol.PRECISIONS["float64"].u
     key = (k, case.spec.regime)
 
     def six(tries=None):
-        good_enough = scale * max(np.sqrt(bench.u(k)), p.resolution**2 if coarse else 0.0)
+        good_enough = scale * max(np.sqrt(bench.u(f"d{k}")), p.resolution**2 if coarse else 0.0)
         found = differences.six_point(J, rounding, tol.DIFFERENCE_BOUND, scale, good_enough, coarse, tries)
         if found.bound > p.resolution * scale and tries is None:
             other = differences.adaptive(J, rounding, tol.DIFFERENCE_BOUND, coarse)
@@ -345,10 +346,12 @@ def measure_precision(bench: Bench, cases: list[Case]) -> Evidence:
             condition = point.condition(key)
             own = compare(k, seen, due, condition, p).outcome == FAIL
             passes = compare(k, seen, due, condition, p, lower.u).outcome != FAIL
-            votes.setdefault(k, []).append(own and passes and looks_like(seen, due, lower.dtype, lower.u))
-    bench.lower = {k: lower for k, v in votes.items() if all(v)}
+            votes.setdefault(key, []).append(own and passes and looks_like(seen, due, lower.dtype, lower.u))
+    bench.lower = {key: lower for key, v in votes.items() if all(v)}
     if not bench.lower:
         return Evidence(PASS)
-    names = "everything" if len(bench.lower) == len(votes) else ", ".join(sorted(bench.lower))
+    gradients = {key for key in votes if key[0] == "d"}
+    names = "every gradient" if set(bench.lower) == gradients else ", ".join(sorted(bench.lower))
+    names = "everything" if len(bench.lower) == len(votes) else names
     sentence = f"{names} is computed in {lower.name}, though {p.name} goes in and comes out; judged as {lower.name} from here on"
     return Evidence(FAIL, np.inf, names, rule=sentence)

@@ -221,9 +221,8 @@ class _Sheet:
     def __init__(self, checks: dict[str, Check], wanted: set[str]):
         self.checks, self.wanted, self.judged = checks, wanted, 0
         self.tallies = {id_: Tally() for id_ in checks}
-        self.group_failures: dict[str, dict[str, int]] = {g: {} for g in GROUPS if g in checks}
-        self.group_cases: dict[str, tuple[Spec, bool]] = {}
         self.plain_failures: set[str] = set()
+        self.outside: dict[str, list[tuple[tuple[str, ...], bool]]] = {}  # check -> (groups of a case, failed?)
 
     def add(self, id_: str, e: Evidence, spec: Spec, model: bool, corner: bool = False) -> None:
         if id_ not in self.wanted:
@@ -235,16 +234,35 @@ class _Sheet:
         member = groups(spec)
         if e.outcome == FAIL and not member and spec.ordinary:
             self.plain_failures.add(id_)
+        if member:
+            self.outside.setdefault(id_, []).append((member, e.outcome == FAIL))
         for g in member:
-            if g in self.group_failures:
-                self.tallies[g].cases += 1
-                self.tallies[g].unresolved += e.outcome == UNRESOLVED
-                if e.outcome == FAIL:
-                    self.group_failures[g].setdefault(id_, 0)
-                    self.group_failures[g][id_] += 1
-                    if id_ not in self.plain_failures and (g not in self.group_cases or len(member) == 1):
-                        self.group_cases[g] = (spec, model)
-                        self.tallies[g].worst, self.tallies[g].where = e, (spec, model)
+            if g in self.tallies:
+                t = self.tallies[g]
+                t.cases, t.unresolved = t.cases + 1, t.unresolved + (e.outcome == UNRESOLVED)
+                if e.outcome == FAIL and (t.worst is None or t.worst.outcome != FAIL or t._simpler_failure(e, spec)):
+                    t.worst, t.where = e, (spec, model)
+
+    def guilty_groups(self) -> dict[str, dict[str, int]]:
+        """For each group of cases, the checks that fail because of it, with how often.
+
+        A check that is right at ordinary points and fails elsewhere is laid at the door of the group that holds all of
+        its failures, and of these the one with the largest share of failing cases; of the largest share, if none does.
+        """
+        guilty: dict[str, dict[str, int]] = {}
+        for id_, seen in self.outside.items():
+            failing = [member for member, failed in seen if failed]
+            if not failing or id_ in self.plain_failures:
+                continue
+            suspects = {g for member in failing for g in member}
+            covering = {g for g in suspects if all(g in member for member in failing)} or suspects
+            share = {g: sum(g in m for m in failing) / sum(g in m for m, _ in seen) for g in covering}
+            for g in (g for g in covering if share[g] == max(share.values())):
+                guilty.setdefault(g, {})[id_] = sum(g in m for m in failing)
+        return guilty
+
+    def failing_in(self, group: str) -> list[str]:
+        return sorted(id_ for id_, seen in self.outside.items() if any(failed and group in member for member, failed in seen))
 
     def results(self, dtype: str) -> list[Result]:
         return [self._result(c, dtype) for c in self.checks.values()]
@@ -255,7 +273,7 @@ class _Sheet:
         made = Result(check.id, dtype, PASS, t.cases, t.unresolved, t.zero, t.failed, t.worst, spec, check.equations)
         if check.id not in self.wanted:
             return replace(made, outcome=DESELECTED)
-        if check.id in self.group_failures:
+        if check.id in GROUPS:
             return self._group_result(made)
         if check.id == "numerics.sigmoid_tail":
             return replace(made, outcome=PASS, reason=next(iter(t.notes), ""))
@@ -270,13 +288,11 @@ class _Sheet:
         return replace(made, reason=next(iter(t.notes), "") if check.id.startswith("state.") else "")
 
     def _group_result(self, made: Result) -> Result:
-        failures = self.group_failures[made.id]
-        new = {k: n for k, n in failures.items() if k not in self.plain_failures}
-        if new and not self.plain_failures:
-            told = ", ".join(sorted(new)[:4]) + (" …" if len(new) > 4 else "")
-            return replace(made, outcome=FAIL, failed=max(new.values()), reason=f"right at ordinary points, wrong here: {told}")
-        if failures:
-            return replace(made, outcome=NOT_RUN, reason=f"blocked by {sorted(failures)[0]}, which fails at ordinary points too")
+        if mine := self.guilty_groups().get(made.id):
+            told = ", ".join(sorted(mine)[:4]) + (" …" if len(mine) > 4 else "")
+            return replace(made, outcome=FAIL, failed=max(mine.values()), reason=f"right at ordinary points, wrong here: {told}")
+        if failing := self.failing_in(made.id):
+            return replace(made, outcome=NOT_RUN, reason=f"blocked by {failing[0]}, which fails elsewhere too")
         if not made.cases:
             return replace(made, outcome=NOT_PROVIDED, reason="no such case is within the declared limits")
         if made.cases == made.unresolved:
@@ -309,9 +325,9 @@ def _vacuity(sheet: _Sheet) -> list[str]:
     for id_, t in sheet.tallies.items():
         if id_.startswith("grad.") and t.cases and t.zero == t.cases:
             notes.append(f"{id_}: the gradient was zero in every case")
-    if sheet.wanted >= set(GROUPS):
-        for g in sheet.group_failures:
-            if not sheet.tallies[g].cases:
+    if sheet.wanted == set(sheet.checks):
+        for g in GROUPS:
+            if g in sheet.tallies and not sheet.tallies[g].cases:
                 notes.append(f"no case with {GROUPS[g][0]} was judged")
     return notes
 
@@ -367,7 +383,7 @@ def replay(target: str, faces: list[Candidate], check: str, dtype: str, case: Ca
     return Result(check, dtype, outcome, 1, failed=int(outcome == FAIL), worst=e, where=case.spec, equations=CHECKS[check].equations, reason=reason)
 
 
-_TELLING = ("contract", "forward", "numerics.effective_precision", "grad", "inter", "law", "state", "sizes", "numerics")
+_TELLING = ("contract", "state.inputs_unmutated", "forward", "numerics.effective_precision", "grad", "inter", "law", "state", "sizes", "numerics")
 
 
 def _most_telling(r: Result) -> int:

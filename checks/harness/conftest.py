@@ -1,0 +1,3 @@
+"""The harness is tested through its own Python door; the plugin's own tests start fresh pytest processes."""
+
+pytest_plugins = ["pytester"]
