@@ -179,7 +179,7 @@ def specs(draw) -> Spec:
     n = Sizes(T, draw(st.integers(1, 8 if large else 4)), D, H, draw(st.integers(2, 8)))
     return Spec(
         n,
-        draw(st.sampled_from(sorted(REGIMES))),
+        "ordinary",
         draw(st.sampled_from(COTANGENTS)),
         draw(st.sampled_from([1.0, 1.0, 1e3, 1e-3])),  # input values
         draw(st.sampled_from(["random", "random", "random", "zero"])),
@@ -190,7 +190,10 @@ def specs(draw) -> Spec:
 
 
 def drawn(count: int, stream_seed: int) -> Iterator[Spec]:
-    """`count` specs from Hypothesis, the same for the same seed, whatever profile or database is loaded."""
+    """`count` specs from Hypothesis, the same for the same seed, whatever profile or database is loaded.
+
+    Regimes take turns, so that every few cases meet them all, and no two cases share their numbers.
+    """
     found: list[Spec] = []
 
     @seed(stream_seed)
@@ -209,7 +212,9 @@ def drawn(count: int, stream_seed: int) -> Iterator[Spec]:
 
     if count:
         collect()
-    yield from found[:count]
+    regimes = tuple(REGIMES)
+    for n, spec in enumerate(found[:count]):
+        yield replace(spec, regime=regimes[n % len(regimes)], seed=(spec.seed + 7919 * n) % 2**32)
 
 
 def smaller(spec: Spec) -> Iterator[Spec]:

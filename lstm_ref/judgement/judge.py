@@ -59,14 +59,14 @@ class Point:
         return autodiff.truth(self.seen, self.cotangents)
 
     @cached_property
-    def lanes(self) -> dict[str, np.ndarray]:
+    def lanes(self) -> tol.Lanes:
         return self._noise(sigmoid_tail=False)
 
     @cached_property
-    def tail_lanes(self) -> dict[str, np.ndarray]:
+    def tail_lanes(self) -> tol.Lanes:
         return self._noise(sigmoid_tail=True)
 
-    def _noise(self, sigmoid_tail: bool) -> dict[str, np.ndarray]:
+    def _noise(self, sigmoid_tail: bool) -> tol.Lanes:
         offset = self.bench.candidate.layout.forget_bias
         return tol.noisy_run(self.seen, self.cotangents, self.bench.precision, sigmoid_tail, offset)
 
@@ -83,8 +83,8 @@ class Point:
     def tail_condition(self, key: str) -> Condition:
         return self._condition(self.tail_lanes, key)
 
-    def _condition(self, lanes: dict, key: str) -> Condition:
-        return tol.condition(lanes[key], self.bench.precision, key in BY_STEP or (key[1:] in BY_STEP and key[0] == "d"))
+    def _condition(self, lanes: tol.Lanes, key: str) -> Condition:
+        return tol.condition(lanes, key, self.bench.precision, key in BY_STEP or (key[1:] in BY_STEP and key[0] == "d"))
 
     def tolerance(self, of: str) -> np.ndarray:
         """The tolerance of the gradient of `of`, per entry."""
@@ -313,7 +313,7 @@ def functional(outputs: dict, s: dict):
 
 def _rounding_of_J(point: Point, bench: Bench) -> float:
     """A bound on the rounding error of one value of J."""
-    lanes, s = point.lanes, point.cotangents
+    lanes, s = point.lanes.values, point.cotangents
     if "J" in lanes:
         J, terms = lanes["J"], np.abs(lanes["J"][0])
     else:

@@ -93,10 +93,19 @@ _softmax_backward = rewrite.hooked(objectives.softmax_backward)
 _threads = ThreadpoolController()
 
 
+class Lanes(NamedTuple):
+    """A noisy run: every forward value `h`, gradient `dW_f` and loss `J` with the lanes on the first axis, and the
+    largest number that was stored in the forward pass and in all of it."""
+
+    values: dict[str, np.ndarray]
+    forward_peak: float
+    peak: float
+
+
 def noisy_run(
     inputs: dict, cotangents: dict, precision: Precision, sigmoid_tail: bool = False, forget_bias: float = 0.0
-) -> dict[str, np.ndarray]:
-    """Every forward value `h`, gradient `dW_f` and loss `J` of the case in all lanes, lane axis first.
+) -> Lanes:
+    """Run the case clean and with noise, all lanes at once.
 
     `inputs` are the textbook inputs in float64 (with `W_v b_v y w` for a softmax head), `cotangents` holds `h`,
     `h_T`, `c_T`. With `sigmoid_tail`, the noise of σ is absolute, as ½(1 + tanh(a/2)) rounds. `forget_bias` is a
@@ -106,11 +115,11 @@ def noisy_run(
         return _noisy_run(inputs, cotangents, _Noise(precision, sigmoid_tail, forget_bias))
 
 
-def _noisy_run(inputs: dict, cotangents: dict, keep: _Noise) -> dict[str, np.ndarray]:
+def _noisy_run(inputs: dict, cotangents: dict, keep: _Noise) -> Lanes:
     lane = {k: v[:, None] if k in ("x", "y", "w") else v for k, v in inputs.items()}
     states = np.broadcast_to(lane["h0"], (LANES, *lane["h0"].shape))
     trace = _forward(keep, {**lane, "h0": states, "c0": np.broadcast_to(lane["c0"], states.shape)})
-    dh_out, head = cotangents["h"][:, None], None
+    dh_out, head, forward_peak = cotangents["h"][:, None], None, keep.peak
     if "W_v" in inputs:
         data = (lane["y"], lane["w"])
         head = _softmax_forward(keep, trace.h, inputs["W_v"], inputs["b_v"], *data)
@@ -131,7 +140,7 @@ def _noisy_run(inputs: dict, cotangents: dict, keep: _Noise) -> dict[str, np.nda
         run[f"dW_{k}"], run[f"db_{k}"] = g.dW[:, n * H : (n + 1) * H], g.db[:, n * H : (n + 1) * H]
     if head is not None:
         run |= {"J": head.J, "dW_v": head_gradients.dW_v, "db_v": head_gradients.db_v}
-    return run
+    return Lanes(run, forward_peak, keep.peak)
 
 
 class _Noise:
@@ -140,12 +149,14 @@ class _Noise:
     def __init__(self, precision: Precision, sigmoid_tail: bool, forget_bias: float):
         self.p, self.sigmoid_tail, self.forget_bias = precision, sigmoid_tail, forget_bias
         self.random = np.random.default_rng(NOISE_SEED)
+        self.peak = 0.0
         self.repeated: dict[tuple[str, int], tuple[np.ndarray, np.ndarray]] = {}
 
     def __call__(self, name: str, label: str, index, *terms) -> np.ndarray:
         q = rewrite.total(terms)
         if name == "z":  # copied, not computed
             return q.value
+        self.peak = max(self.peak, float(q.magnitude.max(initial=0.0)))
         scale = np.maximum(self._magnitude(name, q), self.p.m_gate if label == "F:gates" else self.p.m)
         return q.value + (self.p.eta * max(1.0, q.n / KAPPA)) * scale * self._xi(name, q.value.shape)
 
@@ -183,11 +194,12 @@ class _Noise:
         return np.where(r < 0.5, r - 1, r)  # ±U[½, 1]
 
 
-def condition(lanes: np.ndarray, p: Precision, by_step: bool) -> Condition:
-    """The condition of one block from its lanes (lane axis first); `by_step` when its first own axis is time."""
+def condition(run: Lanes, key: str, p: Precision, by_step: bool) -> Condition:
+    """The condition of one block of a noisy run; `by_step` when its first axis is time."""
+    lanes, peak = run.values[key], run.peak if key[0] == "d" else run.forward_peak
     clean, draws, mirrored = lanes[0], lanes[1 : 1 + DRAWS], lanes[1 + DRAWS :]
     with np.errstate(all="ignore"):
-        in_range = bool((np.abs(lanes).max(initial=0.0)) <= p.largest * RANGE_SHARE)  # False for NaN
+        in_range = bool(max(peak, np.abs(lanes).max(initial=0.0)) <= p.largest * RANGE_SHARE)
         size = np.abs(clean)
         C = np.maximum(np.maximum(np.abs(draws - clean).max(0) / p.eta, size), p.m)
         axes = tuple(range(1, C.ndim)) if by_step and C.ndim > 1 else None
