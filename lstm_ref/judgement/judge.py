@@ -99,6 +99,7 @@ class Judged:
     point: Point
     evidence: dict[str, Evidence] = field(default_factory=dict)
     gradients: Answer | None = None
+    outputs: tuple[str, ...] = ()
 
     def add(self, check: str, evidence: Evidence) -> None:
         known = self.evidence.get(check)
@@ -123,7 +124,7 @@ def judge(bench: Bench, case: Case, with_differences: bool = True, with_taps: bo
     found.add("state.inputs_unmutated", mutated if changed else Evidence(PASS))
     if outputs is None:
         return found
-    bench.output_names = tuple(k for k in LAYER_OUTPUTS if k in outputs.arrays)
+    bench.output_names = found.outputs = tuple(k for k in LAYER_OUTPUTS if k in outputs.arrays)
     for answer in filter(None, (outputs, found.gradients)):
         _contract_evidence(found, answer, bench)
     forward_right = _judge_forward(found, outputs, bench)
@@ -328,7 +329,7 @@ def measure_precision(bench: Bench, cases: list[Case]) -> Evidence:
     """Find the blocks that the candidate computes in a lower precision than its dtype, and judge them at that from now on.
 
     A block counts when in every one of these cases it fails at the dtype's own precision, passes at the lower one, and
-    looks computed in it.
+    looks computed in it. Raises Finding when a call runs out of time.
     """
     p, lower = bench.precision, tol.PRECISIONS.get(LOWER.get(bench.precision.name, ""))
     if lower is None:
@@ -338,8 +339,10 @@ def measure_precision(bench: Bench, cases: list[Case]) -> Evidence:
         point = Point(bench, case.inputs, case.cotangents)
         try:
             outputs, gradients = contract.run(contract.prepare(bench.candidate, case.inputs, p.dtype), bench.instance, case.cotangents)
-        except Finding:
-            return Evidence(PASS)  # said by contract.call
+        except Finding as finding:
+            if finding.check == "contract.time":
+                raise
+            return Evidence(PASS)  # contract.call will say it
         blocks = [(k, v, point.truth.values[k], k) for k, v in outputs.arrays.items()]
         blocks += [(k, v, point.truth.gradients[k], f"d{k}") for k, v in gradients.arrays.items() if "." not in k]
         for k, seen, due, key in blocks:

@@ -31,6 +31,8 @@ def judge_laws(bench: Bench, judged: Judged, wanted) -> dict[str, Evidence]:
                 evidence = law(bench, judged)
             except Finding as finding:
                 evidence = Evidence(FAIL, np.inf, rule=finding.sentence)
+            except KeyError as missing:
+                evidence = Evidence(FAIL, np.inf, rule=f"{missing.args[0]} came back from one call and not from another")
             if evidence is not None:
                 found[f"law.{name}"] = evidence
     return found
@@ -125,6 +127,8 @@ def _time_split(bench: Bench, judged: Judged) -> Evidence | None:
     nothing = np.zeros((B, H))
     early = Point(bench, {**point.inputs, "x": point.inputs["x"][:t]}, {"h": s["h"][:t], "h_T": nothing, "c_T": nothing})
     handed, _ = _run(bench, early)
+    if not {"h", "c_T"} <= set(handed):
+        return None
     late_inputs = {**point.inputs, "x": point.inputs["x"][t:], "h0": handed["h"][-1], "c0": handed["c_T"]}
     late = Point(bench, late_inputs, {"h": s["h"][t:], "h_T": s["h_T"], "c_T": s["c_T"]})
     _, g2 = _run(bench, late)
@@ -225,7 +229,7 @@ def _causality(bench: Bench, judged: Judged) -> Evidence | None:
     if "x" in base:
         late = _run(bench, cut)[1]["x"][t:]
         pieces.append(_agree(bench, {"x": late}, {"x": np.zeros_like(late)}, {"x": cut.tolerance("x")[t:]}))
-    if "w" not in point.inputs:
+    if "w" not in point.inputs and "h" in judged.outputs:
         moved = Point(bench, {**point.inputs, "x": point.inputs["x"] * np.where(early, 1.0, -1.0)[:, None, None]}, point.cotangents)
         one, two = (_run(bench, p)[0]["h"][:t] for p in (point, moved))
         limit = 2 * tol.tolerance(point.condition("h"), bench.u("h"))[:t]

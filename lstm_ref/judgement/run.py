@@ -15,13 +15,15 @@ from importlib import metadata
 import numpy as np
 
 from .. import cases
-from ..candidates.contract import Candidate
+from ..candidates.contract import Candidate, Finding
 from ..cases import Case, Spec
+from ..reference.symbols import Sizes
 from . import tolerances as tol
 from .comparison import worst_of
 from .judge import Bench, Judged, judge, measure_precision
 from .laws import judge_laws
 from .manifest import CHECKS, GROUPS, Check, groups, manifest, selected
+from .regions import separating
 from .shrink import shrink
 from .state import judge_state
 from .student import judge_student
@@ -63,7 +65,6 @@ DIFFERENCE_CORNERS = (0, 3, 4, 5, 6, 8, 9, 11, 13, 15, 18, 21, 23, 25, 27, 28, 2
 LAW_CORNERS = (0, 5, 8, 9, 11, 23, 26, 31)  # of the fixed cases, these are also judged by the laws
 STATE_CORNERS = (0, 9)
 PRECISION_CORNERS = (0, 4, 8)
-HANGS = 2  # calls that ran out of time before the rest of the run is given up
 FORWARD_CHECKS = ("forward.h", "forward.c_T", "forward.J")
 
 
@@ -80,9 +81,12 @@ class Tally:
     worst: Evidence | None = None
     where: tuple[Spec, bool] | None = None
     notes: dict[str, None] = field(default_factory=dict)
+    sizes: list[tuple[Sizes, bool]] = field(default_factory=list)
 
     def add(self, e: Evidence, spec: Spec, model: bool, needed: bool) -> None:
         self.cases += 1
+        if e.outcome != UNRESOLVED:
+            self.sizes.append((spec.sizes, e.outcome == FAIL))
         self.failed += e.outcome == FAIL
         self.unresolved += e.outcome == UNRESOLVED
         self.zero += e.outcome == ZERO
@@ -136,14 +140,12 @@ def _run_one(target, faces, profile, dtype, seed, only, progress, declared) -> V
         return _verdict(target, profile, seed, results, 0, began, "textbook", ())
     sheet = _Sheet({c.id: c for c in checks}, wanted)
     benches = [Bench(face, tol.PRECISIONS[dtype], face.make()) for face in faces]
-    _first_impressions(sheet, benches, dtype)
-    hangs, total = 0, len(cases.CORNERS) + profile.draws
+    hung, total = _first_impressions(sheet, benches), len(cases.CORNERS) + profile.draws
     for n, (spec, bench) in enumerate(_stream(benches, profile, seed)):
         progress(min(n // len(benches), total), total, dtype)
         if profile.seconds and n >= len(cases.CORNERS) * len(benches) and time.monotonic() - began > profile.seconds:
             break
-        hangs += _judge_one(sheet, bench, spec, n // len(benches), profile)
-        if hangs >= HANGS:
+        if hung := hung or _judge_one(sheet, bench, spec, n // len(benches), profile):
             break
     progress(total, total, dtype)
     results = sheet.results(dtype)
@@ -153,11 +155,17 @@ def _run_one(target, faces, profile, dtype, seed, only, progress, declared) -> V
     return _verdict(target, profile, seed, results, sheet.judged, began, "self-consistency" if self_consistent else "textbook", notes)
 
 
-def _first_impressions(sheet: _Sheet, benches: list[Bench], dtype: str) -> None:
+def _first_impressions(sheet: _Sheet, benches: list[Bench]) -> bool:
+    """Measure the effective precision; True if a call ran out of time."""
     for bench in benches:
         specs = [_fitted(cases.CORNERS[k], bench) for k in PRECISION_CORNERS]
-        found = measure_precision(bench, [cases.build(s, bench.precision.dtype, bench.candidate.model) for s in specs])
+        try:
+            found = measure_precision(bench, [cases.build(s, bench.precision.dtype, bench.candidate.model) for s in specs])
+        except Finding as finding:
+            sheet.add(finding.check, Evidence(FAIL, np.inf, rule=finding.sentence), specs[0], bench.candidate.model)
+            return True
         sheet.add("numerics.effective_precision", found, specs[0], bench.candidate.model)
+    return False
 
 
 def _stream(benches: list[Bench], profile: Profile, seed: int) -> Iterator[tuple[Spec, Bench]]:
@@ -277,8 +285,10 @@ class _Sheet:
             return self._group_result(made)
         if check.id == "numerics.sigmoid_tail":
             return replace(made, outcome=PASS, reason=next(iter(t.notes), ""))
+        if t.failed and check.id in ("state.readonly", "state.noncontiguous") and self.tallies["contract.call"].failed:
+            return replace(made, outcome=NOT_RUN, reason="blocked by contract.call, which fails with plain inputs too")
         if t.failed:
-            return replace(made, outcome=FAIL, reason=t.worst.rule if t.worst else "")
+            return replace(made, outcome=FAIL, reason=self._reason(check.id, t))
         if not t.cases:
             return self._absent(made)
         if check.needed is not None and t.needed and t.needed == t.needed_unresolved:
@@ -286,6 +296,16 @@ class _Sheet:
         if check.needed is not None and t.cases == t.unresolved:
             return replace(made, outcome=CANNOT_TELL, reason="no case resolved it")
         return replace(made, reason=next(iter(t.notes), "") if check.id.startswith("state.") else "")
+
+    def _reason(self, id_: str, t: Tally) -> str:
+        """The rule that failed, and the condition on sizes under which it does, where one decides."""
+        found = separating(t.sizes) if id_.partition(".")[0] in ("contract", "grad", "forward") else None
+        if found is None:
+            return t.worst.rule
+        condition, line = found
+        if id_ == "contract.call":
+            return f"{t.worst.rule}; every failing case has {condition}. If that limit is meant, declare supports = {line}"
+        return f"{t.worst.rule}; every failing case has {condition}, no passing one does"
 
     def _group_result(self, made: Result) -> Result:
         if mine := self.guilty_groups().get(made.id):
@@ -300,16 +320,18 @@ class _Sheet:
         return made
 
     def _absent(self, made: Result) -> Result:
-        if made.id in ("contract.call", "contract.time", "contract.keys", "contract.shapes", "contract.dtype", "contract.finite"):
-            blocking = next((c for c in ("contract.call", "contract.time") if self.tallies[c].failed), None)
-            return replace(made, outcome=NOT_RUN if blocking else PASS, reason=f"blocked by {blocking}" if blocking else "")
-        for blocking in ("contract.call", "contract.time"):
-            if self.tallies[blocking].failed and not self.tallies["forward.h"].cases if "forward.h" in self.tallies else False:
-                return replace(made, outcome=NOT_RUN, reason=f"blocked by {blocking}")
+        """A check that no case spoke for: blocked by a failure before it, or not provided."""
+        chapter, name = made.id.split(".")[:2]
+        broken = [c for c in self.tallies if c.startswith("contract.") and self.tallies[c].failed]
+        if chapter == "contract":
+            return replace(made, outcome=NOT_RUN, reason=f"blocked by {broken[0]}") if broken else made
         if made.id.endswith(".autodiff"):
             for blocking in FORWARD_CHECKS:
                 if blocking in self.tallies and self.tallies[blocking].failed:
                     return replace(made, outcome=NOT_RUN, reason=f"blocked by {blocking}: judged by differences of its own forward pass")
+        optional = chapter == "inter" or (chapter == "forward" and name not in ("h", "c_T", "J", "initial_state"))
+        if broken and not optional:
+            return replace(made, outcome=NOT_RUN, reason=f"blocked by {broken[0]}")
         return replace(made, outcome=NOT_PROVIDED)
 
     def notes(self) -> list[str]:
@@ -334,7 +356,7 @@ def _vacuity(sheet: _Sheet) -> list[str]:
 
 def _with_counterexamples(target: str, results: list[Result], sheet: _Sheet, benches: list[Bench], dtype: str) -> list[Result]:
     """Shrink the first failing case once; every other check that fails on the shrunk case shares it."""
-    failing = [r for r in results if r.outcome == FAIL and sheet.tallies[r.id].where]
+    failing = [r for r in results if r.outcome == FAIL and sheet.tallies[r.id].where and r.id != "contract.time"]
     if not failing:
         return results
     first = min(failing, key=_most_telling)

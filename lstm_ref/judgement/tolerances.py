@@ -199,7 +199,8 @@ def condition(run: Lanes, key: str, p: Precision, by_step: bool) -> Condition:
     lanes, peak = run.values[key], run.peak if key[0] == "d" else run.forward_peak
     clean, draws, mirrored = lanes[0], lanes[1 : 1 + DRAWS], lanes[1 + DRAWS :]
     with np.errstate(all="ignore"):
-        in_range = bool(max(peak, np.abs(lanes).max(initial=0.0)) <= p.largest * RANGE_SHARE)
+        limit = p.largest * RANGE_SHARE
+        in_range = bool(peak <= limit and np.abs(lanes).max(initial=0.0) <= limit)  # NaN is not in range
         size = np.abs(clean)
         C = np.maximum(np.maximum(np.abs(draws - clean).max(0) / p.eta, size), p.m)
         axes = tuple(range(1, C.ndim)) if by_step and C.ndim > 1 else None

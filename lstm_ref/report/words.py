@@ -74,7 +74,7 @@ def failure(r: Result, target: str, layout: Layout | None = None, file: str | No
     e = c.evidence if c else r.worst
     lines = [f"{r.id} [{r.dtype}] fails in {r.failed} of {r.cases} cases"]
     if e is None or e.candidate is None:
-        lines.append(f"  {e.rule if e and e.rule else r.reason}")
+        lines.append(f"  {r.reason or (e.rule if e else '')}")
     else:
         where = place(e)
         name = "gradients" if not r.id.startswith("forward") else "outputs"
@@ -91,8 +91,8 @@ def failure(r: Result, target: str, layout: Layout | None = None, file: str | No
             lines.append(f"  {constant}")
     if r.where is not None and c is None:
         lines.append(f"  case       {sizes(r.where.sizes)}, {r.where.regime}, seed {r.where.seed}")
-    if r.reason and e is not None and r.reason != e.rule:
-        lines.append(f"  {r.reason}")
+    if r.reason and e is not None and e.candidate is not None and r.reason != e.rule:
+        lines.append("  " + r.reason.removeprefix(f"{r.worst.rule}; "))
     for label in r.equations[:3]:
         lines.append(f"  ({label})  {EQUATIONS[label]}")
     if c is not None:
