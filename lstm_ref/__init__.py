@@ -12,10 +12,22 @@
 
 from __future__ import annotations
 
-from .candidates.layout import Layout
-from .judgement.verdict import Counterexample, Evidence, Result, Verdict
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .candidates.layout import Layout
+    from .judgement.verdict import Counterexample, Evidence, Result, Verdict
 
 __all__ = ["Counterexample", "Evidence", "Layout", "Result", "Verdict", "verify"]
+
+
+def __getattr__(name: str):
+    """The exported values, imported when first asked for: pytest loads this package in every run it is installed in."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    home = ".candidates.layout" if name == "Layout" else ".judgement.verdict"
+    return getattr(importlib.import_module(home, __name__), name)
 
 
 def verify(lstm, profile: str = "quick", dtype: str | None = None, seed: int | None = None, only: str | None = None) -> Verdict:

@@ -10,6 +10,7 @@ import warnings
 
 import pytest
 
+DEFAULT_TARGETS = pytest.StashKey[list]()  # what to judge without --lstm; set by this repository's own conftest only
 _FIXTURE = "lstm_result"
 _VERDICTS = pytest.StashKey[dict]()
 _JUDGED = pytest.StashKey[set]()
@@ -48,7 +49,7 @@ def pytest_configure(config):
 def pytest_generate_tests(metafunc):
     if _FIXTURE not in metafunc.fixturenames:
         return
-    targets = metafunc.config.getoption("lstm")
+    targets = metafunc.config.getoption("lstm") or metafunc.config.stash.get(DEFAULT_TARGETS, [])
     if not targets:
         raise pytest.UsageError("no LSTM is named; say which to judge: pytest --lstm module:MyLSTM")
     chapter = metafunc.module.CHAPTER
@@ -150,7 +151,7 @@ def pytest_sessionfinish(session, exitstatus):
 
 
 def pytest_terminal_summary(terminalreporter, exitstatus, config):
-    if not config.getoption("lstm") or config.option.collectonly:
+    if config.option.collectonly or not (_seen or config.getoption("lstm")):
         return
     terminalreporter.section("lstm-ref")
     for line in _seen.values() or [f"ERROR: {NOTHING_JUDGED}"]:

@@ -290,7 +290,8 @@ def _is_due(call: Call, name: str) -> bool:
 
 def _own_shapes(layout: Layout, user: dict, shapes: dict) -> dict[str, tuple[int, ...]]:
     """The shape that is due for every name the candidate may return."""
-    own = {k: v.shape for k, v in user.items() if k not in (layout.name("y"), layout.name("w"))}
+    data = (layout.name("y"), layout.name("w")) if "W_v" in shapes else ()  # at layer level a weight may have that name
+    own = {k: v.shape for k, v in user.items() if k not in data}
     for key, due in shapes.items():
         if key not in MODEL_INPUTS:
             own[layout.name(key)] = (due[1], due[0], *due[2:]) if layout.batch_first and len(due) == 3 else due

@@ -138,7 +138,7 @@ def _run_one(target, faces, profile, dtype, seed, only, progress, declared) -> V
     if declared and dtype not in declared:
         results = [Result(c.id, dtype, NOT_PROVIDED, reason=f"{dtype} is not among the declared dtypes") for c in checks]
         return _verdict(target, profile, seed, results, 0, began, "textbook", ())
-    sheet = _Sheet({c.id: c for c in checks}, wanted)
+    sheet = _Sheet({c.id: c for c in checks}, wanted, {k for face in faces for k in face.gradient_names})
     benches = [Bench(face, tol.PRECISIONS[dtype], face.make()) for face in faces]
     hung, total = _first_impressions(sheet, benches), len(cases.CORNERS) + profile.draws
     for n, (spec, bench) in enumerate(_stream(benches, profile, seed)):
@@ -193,7 +193,7 @@ def _judge_one(sheet: _Sheet, bench: Bench, spec: Spec, n: int, profile: Profile
     with_laws = n in LAW_CORNERS if corner else n % profile.laws_every == 0
     with_state = n in STATE_CORNERS if corner else with_laws
     with_differences = n in DIFFERENCE_CORNERS if corner else n % 3 == 0
-    evidence = evidence_of(bench, spec, sheet.wanted.__contains__, with_differences, with_laws, with_state)
+    evidence = evidence_of(bench, spec, sheet.needs, with_differences, with_laws, with_state)
     for check, e in evidence.items():
         sheet.add(check, e, spec, bench.candidate.model, corner)
     sheet.judged += 1
@@ -226,14 +226,14 @@ def _other(bench: Bench, judged: Judged) -> Judged:
 class _Sheet:
     """The tallies of one run, and what follows from them."""
 
-    def __init__(self, checks: dict[str, Check], wanted: set[str]):
-        self.checks, self.wanted, self.judged = checks, wanted, 0
+    def __init__(self, checks: dict[str, Check], wanted: set[str], due: set[str]):
+        self.checks, self.wanted, self.due, self.judged = checks, wanted, due, 0
         self.tallies = {id_: Tally() for id_ in checks}
         self.plain_failures: set[str] = set()
         self.outside: dict[str, list[tuple[tuple[str, ...], bool]]] = {}  # check -> (groups of a case, failed?)
 
     def add(self, id_: str, e: Evidence, spec: Spec, model: bool, corner: bool = False) -> None:
-        if id_ not in self.wanted:
+        if not self.needs(id_):
             return
         needed = self.checks[id_].needed
         self.tallies[id_].add(e, spec, model, corner and needed is not None and needed(spec))
@@ -250,6 +250,10 @@ class _Sheet:
                 t.cases, t.unresolved = t.cases + 1, t.unresolved + (e.outcome == UNRESOLVED)
                 if e.outcome == FAIL and (t.worst is None or t.worst.outcome != FAIL or t._simpler_failure(e, spec)):
                     t.worst, t.where = e, (spec, model)
+
+    def needs(self, id_: str) -> bool:
+        """Whether a check is tallied: what is wanted, and what may block others even where it is not."""
+        return id_ in self.wanted or (id_.partition(".")[0] in ("contract", "forward") and id_ in self.checks)
 
     def guilty_groups(self) -> dict[str, dict[str, int]]:
         """For each group of cases, the checks that fail because of it, with how often.
@@ -332,6 +336,8 @@ class _Sheet:
         optional = chapter == "inter" or (chapter == "forward" and name not in ("h", "c_T", "J", "initial_state"))
         if broken and not optional:
             return replace(made, outcome=NOT_RUN, reason=f"blocked by {broken[0]}")
+        if chapter == "grad" and name in self.due:
+            return replace(made, outcome=NOT_RUN, reason="it is due, and no case judged it")
         return replace(made, outcome=NOT_PROVIDED)
 
     def notes(self) -> list[str]:

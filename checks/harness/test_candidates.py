@@ -1,0 +1,343 @@
+"""Plugging in: layouts go there and back, targets load or say why not, declarations are understood or refused."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lstm_ref import Layout, cases, verify
+from lstm_ref.candidates import contract
+from lstm_ref.candidates.contract import ContractError, parse_supports
+from lstm_ref.candidates.layout import LayoutError, decode, effective, encode, resolve
+from lstm_ref.candidates.load import TargetError, load, plug
+from lstm_ref.reference.symbols import LAYER_INPUTS, Sizes
+
+from .strangers import CellByCell
+
+layouts = st.builds(
+    Layout,
+    order=st.permutations("ifgo").map("".join),
+    packed=st.just(True),
+    interleaved=st.booleans(),
+    joint=st.sampled_from(["hx", "xh", "split"]),
+    transposed=st.booleans(),
+    biases=st.sampled_from([1, 2]),
+    batch_first=st.booleans(),
+) | st.builds(
+    Layout,
+    order=st.permutations("ifco").map("".join),
+    joint=st.sampled_from(["hx", "xh", "split"]),
+    transposed=st.booleans(),
+    biases=st.sampled_from([1, 2]),
+    batch_first=st.booleans(),
+)
+
+
+@given(layouts, cases.specs())
+@settings(max_examples=100, deadline=None, database=None, derandomize=True)
+def test_inputs_and_gradients_go_there_and_back(layout, spec):
+    case = cases.build(spec, np.dtype(float), False)
+    there = encode(layout, case.inputs, np.dtype(float))
+    back = decode(layout, there, {k: v.shape for k, v in case.inputs.items()})
+    for k in LAYER_INPUTS:
+        second = back.get(f"{k}.second", 0)
+        assert np.array_equal(back[k] + second, case.inputs[k]), k
+
+
+@given(layouts)
+@settings(max_examples=60, deadline=None, database=None, derandomize=True)
+def test_a_reference_in_any_layout_passes(layout):
+    class Wrapped:
+        def pullback(self, inputs):
+            H = inputs["h0"].shape[-1]
+            D = inputs["x"].shape[-1]
+            shapes = {k: (H, H + D) if k[0] == "W" else (H,) if k[0] == "b" else inputs[k].shape for k in LAYER_INPUTS}
+            x = np.swapaxes(inputs["x"], 0, 1) if layout.batch_first else inputs["x"]
+            textbook = decode(layout, inputs, {**shapes, "x": x.shape})
+            textbook = {k: textbook[k] + textbook.get(f"{k}.second", 0) for k in LAYER_INPUTS}
+            outputs, pull = CellByCell().pullback(textbook)
+            flip = (lambda q: np.swapaxes(q, 0, 1)) if layout.batch_first else (lambda q: q)
+
+            def back(s):
+                g = pull({"h": flip(s["h"]), "c_T": s["c_T"]})
+                return encode(Layout(**{**vars(layout), "biases": 1 if layout.biases == 1 else 2}), _doubled(g, layout), np.dtype(float))
+
+            return {"h": flip(outputs["h"]).copy(), "c_T": outputs["c_T"]}, back
+
+    Wrapped.layout = layout
+    candidate = plug(Wrapped)[0]
+    case = cases.build(cases.CORNERS[0], np.dtype(float), False)
+    outputs, gradients = contract.run(contract.prepare(candidate, case.inputs, np.dtype(float)), Wrapped(), case.cotangents)
+    _, pull = CellByCell().pullback(case.inputs)
+    s = case.cotangents
+    due = pull({"h": s["h"] + np.concatenate([np.zeros_like(s["h"][:-1]), s["h_T"][None]]), "c_T": s["c_T"]})
+    assert not outputs.faults
+    assert not gradients.faults
+    for k in LAYER_INPUTS:
+        assert np.allclose(gradients.arrays[k], due[k], rtol=1e-9), k
+
+
+def _doubled(g, layout):
+    """`encode` halves two biases; gradients are not halved."""
+    return {k: v * layout.biases if k[0] == "b" else v for k, v in g.items()}
+
+
+def test_forget_bias_is_taken_off_and_the_rest_is_exact():
+    layout = Layout(forget_bias=1.0)
+    case = cases.build(cases.CORNERS[0], np.dtype(np.float32), False)
+    there = encode(layout, case.inputs, np.dtype(np.float32))
+    seen = effective(layout, case.inputs, np.dtype(np.float32))
+    assert np.array_equal(there["b_f"].astype(float) + 1, seen["b_f"])
+    assert np.array_equal(there["b_i"], case.inputs["b_i"])
+
+
+class AddsOne(CellByCell):
+    layout = Layout(forget_bias=1.0)
+
+    def pullback(self, p):
+        return super().pullback({**p, "b_f": p["b_f"] + p["b_f"].dtype.type(1)})
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_forget_bias_raises_no_alarm(dtype):
+    assert verify(AddsOne, dtype=dtype).outcome == "pass"
+
+
+@pytest.mark.parametrize(
+    ("declared", "words"),
+    [
+        ({"order": "ifgx"}, "must name the gates i, f, o and g or c once each"),
+        ({"joint": "zx"}, "must be one of 'hx', 'xh' or 'split'"),
+        ({"biases": 3}, "it must be 0, 1 or 2"),
+        ({"interleaved": True}, "only packed gates can be interleaved"),
+        ({"names": {"U": "u"}}, "names has ['U']"),
+        ({"colour": 1}, "its fields are order"),
+        ("pytorch", "must be one of 'textbook', 'torch', 'keras'"),
+    ],
+)
+def test_a_layout_that_says_nothing_is_refused(declared, words):
+    with pytest.raises(LayoutError) as error:
+        resolve(declared)
+    assert words in str(error.value)
+
+
+def test_supports_is_understood():
+    supports = parse_supports({"B": 1, "H": "multiple of 8", "T": "at most 4", "D": [2, 6], "initial_state": False, "x_gradient": False})
+    assert supports.fit(Sizes(9, 5, 5, 9)) == Sizes(4, 1, 6, 16)
+    assert not supports.initial_state
+    assert "x_gradient" in supports.missing
+
+
+@pytest.mark.parametrize(("declared", "words"), [({"H": "even"}, "'multiple of N'"), ({"G": 1}, "supports has the key 'G'")])
+def test_supports_that_says_nothing_is_refused(declared, words):
+    with pytest.raises(ContractError) as error:
+        parse_supports(declared)
+    assert words in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [
+        ("nonsense", "names no LSTM; it must be one of module:attribute"),
+        ("no_such_module_here:X", "could not be imported: ModuleNotFoundError"),
+        ("missing.py:X", "there is no file missing.py"),
+        ("json:Nope", "json has no 'Nope'"),
+        ("json:JSONDecoder", "has none of the methods that the contract knows"),
+        ("fractions:gcd_of_nothing", "has no 'gcd_of_nothing'"),
+        ("torch:LSTM(num_layers=2)", "only batch_first can be set so far"),
+        ("torch:LSTM(__import__('os'))", "they must be literals"),
+        ("torch:torch.nn:Linear", "the module's parameters are weight (5, 3), bias (5,)"),
+        ("torch:torch.nn:NoSuch", "torch.nn has no 'NoSuch'"),
+    ],
+)
+def test_a_target_that_cannot_be_plugged_in_says_why(target, words):
+    with pytest.raises(TargetError) as error:
+        load(target)
+    assert words in str(error.value)
+
+
+def test_a_class_that_needs_arguments_says_so():
+    class Needs:
+        def __init__(self, H):
+            self.H = H
+
+    with pytest.raises(TargetError, match="needs no arguments"):
+        verify(Needs)
+
+
+def test_missing_torch_names_the_extra(monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(TargetError, match=r"pip install 'lstm-ref\[torch\]'"):
+        load("torch:")
+
+
+def test_file_target_and_its_neighbours(tmp_path):
+    (tmp_path / "neighbour_of_mine.py").write_text("SCALE = 1.0\n")
+    (tmp_path / "mine_here.py").write_text("from neighbour_of_mine import SCALE\n\nclass L:\n    def forward(self, inputs):\n        return {}\n")
+    face = load(f"{tmp_path}/mine_here.py:L")[0]
+    assert face.kind == "forward"
+
+
+def test_instances_and_factories_are_told_apart():
+    assert not plug(CellByCell())[0].factory
+    assert plug(CellByCell)[0].factory
+    assert plug(lambda: CellByCell())[0].factory
+
+
+def test_a_missing_gradient_is_never_a_pass_even_when_the_contract_is_deselected():
+    class Silent(CellByCell):
+        def pullback(self, p):
+            outputs, pull = super().pullback(p)
+            return outputs, lambda s: {k: v for k, v in pull(s).items() if k != "W_f"}
+
+    verdict = verify(Silent, only="grad.*")
+    assert verdict.outcome == "inconclusive"
+    assert {r.id: r.outcome for r in verdict.results}["grad.W_f.autodiff"] == "not run"
+
+
+def test_two_instances_needs_a_factory():
+    verdict = verify(CellByCell(), only="state.two_instances,grad.*")
+    assert {r.id: r.outcome for r in verdict.results}["state.two_instances"] == "not provided"
+    assert verdict.outcome == "pass"
+
+
+def test_forward_only_candidate_is_judged_on_its_forward():
+    class ForwardOnly:
+        def forward(self, inputs):
+            return CellByCell().pullback(inputs)[0]
+
+    found = {r.id: r.outcome for r in verify(ForwardOnly).results}
+    assert found["forward.h"] == "pass"
+    assert found["grad.W_f.autodiff"] == "not provided"
+
+
+TORCH_MODULES = """
+import torch
+
+class Sub(torch.nn.LSTM):
+    pass
+
+class Wrapping(torch.nn.Module):
+    def __init__(self, input_size, hidden_size):
+        super().__init__()
+        self.rnn = torch.nn.LSTM(input_size, hidden_size)
+
+    def forward(self, x, state):
+        return self.rnn(x, state)
+
+class Wrong(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, c):
+        ctx.save_for_backward(c)
+        return torch.tanh(c)
+
+    @staticmethod
+    def backward(ctx, d):
+        (c,) = ctx.saved_tensors
+        return d * (1 - c**2)
+
+class ByHand(torch.nn.Module):
+    '''Gates i, f, g, o; one bias; parameters of its own names; transposed.'''
+    tanh = staticmethod(torch.tanh)
+
+    def __init__(self, D, H):
+        super().__init__()
+        self.w = torch.nn.Parameter(torch.randn(D, 4 * H))
+        self.u = torch.nn.Parameter(torch.randn(H, 4 * H))
+        self.bias = torch.nn.Parameter(torch.zeros(4 * H))
+
+    def forward(self, x, state):
+        h, c = state[0][0], state[1][0]
+        out = []
+        for x_t in x:
+            i, f, g, o = (x_t @ self.w + h @ self.u + self.bias).chunk(4, dim=-1)
+            c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+            h = o.sigmoid() * self.tanh(c)
+            out.append(h)
+        return torch.stack(out), (h[None], c[None])
+
+class ByHandWrong(ByHand):
+    tanh = staticmethod(Wrong.apply)
+"""
+
+
+@pytest.mark.parametrize(("name", "outcome"), [("Sub", "pass"), ("Wrapping", "pass"), ("ByHand", "pass"), ("ByHandWrong", "fail")])
+def test_torch_modules_of_ones_own(tmp_path, name, outcome):
+    pytest.importorskip("torch")
+    (tmp_path / "torch_modules_here.py").write_text(TORCH_MODULES)
+    verdict = verify(f"torch:{tmp_path}/torch_modules_here.py:{name}", only="forward.h,forward.c_T,grad.*,inter.*")
+    assert verdict.outcome == outcome
+    if outcome == "fail":
+        assert "grad.W_f.autodiff" in {r.id for r in verdict.failures()}, [(r.id, r.outcome, r.reason) for r in verdict.results]
+        assert "forward.h" not in {r.id for r in verdict.failures()}
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_torch_provides_everything_but_intermediates(dtype):
+    pytest.importorskip("torch")
+    verdict = verify("torch:", dtype=dtype)
+    absent = {r.id for r in verdict.results if r.outcome != "pass"}
+    assert verdict.outcome == "pass"
+    assert all(k.startswith("inter.") or k in {f"forward.{q}" for q in ("c", "o", "f", "i", "c_tilde", "a_f", "a_i", "a_c", "a_o", "z")} for k in absent)
+
+
+class Student:
+    """A regression on the last hidden state of a scalar LSTM, as homework has it."""
+
+    def __init__(self):
+        rng = np.random.default_rng(4)
+        self.params = {"W": rng.standard_normal((4, 3)), "U": rng.standard_normal((4, 1)), "b": rng.standard_normal(4)}
+        self.x, self.y = rng.standard_normal((5, 3)), 0.3
+
+    def _run(self):
+        h, c, kept = 0.0, 0.0, []
+        for x in self.x:
+            a = self.params["W"] @ x + self.params["U"][:, 0] * h + self.params["b"]
+            f, i, o = 1 / (1 + np.exp(-a[[0, 1, 3]]))
+            g = np.tanh(a[2])
+            kept.append((x, h, c, f, i, g, o))
+            c = f * c + i * g
+            h = o * np.tanh(c)
+        return h, c, kept
+
+    def loss(self):
+        return 0.5 * (self._run()[0] - self.y) ** 2
+
+    def gradients(self):
+        h, c, kept = self._run()
+        grads = {k: np.zeros_like(v) for k, v in self.params.items()}
+        dh, dc = h - self.y, 0.0
+        for x, h_prev, c_prev, f, i, g, o in reversed(kept):
+            tc = np.tanh(c)
+            dc = self.carry(dc) + dh * o * (1 - tc**2)
+            da = np.array([dc * c_prev * f * (1 - f), dc * g * i * (1 - i), dc * i * (1 - g**2), dh * tc * o * (1 - o)])
+            grads["W"] += np.outer(da, x)
+            grads["U"] += (da * h_prev)[:, None]
+            grads["b"] += da
+            dh, dc, c = float(da @ self.params["U"][:, 0]), dc * f, c_prev
+        return grads
+
+    def carry(self, dc):
+        return dc
+
+
+class ForgetfulStudent(Student):
+    def carry(self, dc):
+        return 0.0
+
+
+def test_student_object_is_judged_by_its_own_loss():
+    verdict = verify(Student)
+    assert (verdict.outcome, verdict.kind) == ("pass", "self-consistency")
+    assert {r.id for r in verdict.results} >= {"grad.W.differences", "grad.U.differences", "grad.b.differences", "state.repeat"}
+    wrong = verify(ForgetfulStudent)
+    assert {r.id for r in wrong.failures()} == {"grad.W.differences", "grad.U.differences", "grad.b.differences"}
+
+
+def test_student_parameters_are_put_back():
+    student = Student()
+    before = {k: v.copy() for k, v in student.params.items()}
+    verify(student)
+    assert all(np.array_equal(before[k], student.params[k]) for k in before)

@@ -1,0 +1,106 @@
+"""The two truths: padding is exact, fresh shapes compile nothing, JAX's settings stay; differences keep their bound."""
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import given, settings
+
+from lstm_ref import cases
+from lstm_ref.candidates.reference import ReferenceLayer
+from lstm_ref.judgement import tolerances as tol
+from lstm_ref.reference.symbols import Sizes
+from lstm_ref.truth import autodiff, differences
+
+FLOAT64 = np.dtype(np.float64)
+
+
+@pytest.mark.parametrize("sizes", [(1, 1, 1, 1, 2), (5, 2, 3, 4, 6), (3, 3, 7, 2, 3)])
+@pytest.mark.parametrize("regime", ["ordinary", "large", "saturated"])
+def test_padded_oracle_equals_the_unpadded_one(sizes, regime):
+    n = Sizes(*sizes)
+    case = cases.build(cases.Spec(n, regime), FLOAT64, True)
+    padded, plain = autodiff.truth(case.inputs, case.cotangents), autodiff.truth(case.inputs, case.cotangents, padded=n)
+    large = autodiff.truth(case.inputs, case.cotangents, padded=autodiff.BUCKETS[1])
+    run = tol.noisy_run(case.inputs, case.cotangents, tol.PRECISIONS["float64"])
+    for k, due in plain.gradients.items():
+        limit = tol.tolerance(tol.condition(run, f"d{k}", tol.PRECISIONS["float64"], False), tol.PRECISIONS["float64"].u)
+        assert padded.gradients[k].shape == due.shape
+        assert (np.abs(padded.gradients[k] - due) <= limit).all(), k
+        assert (np.abs(large.gradients[k] - due) <= limit).all(), k
+    for k, due in plain.values.items():
+        limit = tol.tolerance(tol.condition(run, k, tol.PRECISIONS["float64"], False), tol.PRECISIONS["float64"].u)
+        assert (np.abs(padded.values[k] - due) <= limit).all(), k
+
+
+def test_fresh_shapes_compile_nothing(monkeypatch):
+    case = cases.build(cases.CORNERS[0], FLOAT64, True)
+    autodiff.truth(case.inputs, case.cotangents)
+    misses = autodiff.compiled.cache_info().misses
+    for n in range(1, 9):
+        case = cases.build(cases.Spec(Sizes(n, 1 + n % 4, n, 9 - n, 2)), FLOAT64, False)
+        autodiff.truth(case.inputs, case.cotangents)
+    assert autodiff.compiled.cache_info().misses == misses
+
+
+def test_buckets_grow_to_hold_large_cases():
+    n = Sizes(64, 4, 100, 41, 2)
+    b = autodiff.bucket(n)
+    assert all(have >= need for have, need in zip(b, n, strict=True))
+    assert autodiff.bucket(n) == autodiff.bucket(n._replace(T=60))
+
+
+def test_oracle_leaves_jax_as_it_was():
+    names = ("jax_enable_x64", "jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    before = {k: getattr(jax.config, k) for k in names}
+    case = cases.build(cases.CORNERS[3], FLOAT64, False)
+    autodiff.compiled.cache_clear()
+    autodiff.truth(case.inputs, case.cotangents)
+    assert {k: getattr(jax.config, k) for k in names} == before
+    assert jax.numpy.ones(2).dtype == np.float32
+
+
+def test_complex_step_is_exact_and_knows_when_it_is_not_safe():
+    d = differences.complex_step(lambda x: np.exp(2 * (1 + x)))
+    assert abs(d.value - 2 * np.exp(2)) <= 4 * np.finfo(float).eps * d.value
+    assert differences.complex_step(lambda x: np.nan * x) is None
+
+
+@pytest.mark.parametrize("method", [differences.six_point, differences.adaptive])
+def test_difference_bounds_cover_the_truth(method):
+    worst = 0.0
+    for n, spec in enumerate(cases.drawn(60, 11)):
+        case = cases.build(spec, FLOAT64, False)
+        s = case.cotangents
+        _, pull = ReferenceLayer().pullback(case.inputs)
+        g = pull(s)
+        run = tol.noisy_run(case.inputs, s, tol.PRECISIONS["float64"]).values
+        for k in ("W_c", "b_f", "x", "c0"):
+            direction = np.random.default_rng(n).standard_normal(g[k].shape)
+            direction /= np.linalg.norm(direction)
+
+            def J(step, k=k, direction=direction, case=case, s=s):
+                out = ReferenceLayer().forward({**case.inputs, k: case.inputs[k] + step * direction})
+                return np.sum(s["h"] * out["h"]) + np.sum(s["h_T"] * out["h_T"]) + np.sum(s["c_T"] * out["c_T"])
+
+            spread = sum(np.abs(s[q] * (run[q] - run[q][0])).sum() for q in ("h", "h_T", "c_T")) / tol.PRECISIONS["float64"].eta
+            terms = sum(np.abs(s[q] * run[q][0]).sum() for q in ("h", "h_T", "c_T"))
+            rounding = tol.KAPPA * tol.PRECISIONS["float64"].u * (spread / tol.LANES + terms)
+            scale = np.linalg.norm(g[k]) / np.sqrt(g[k].size)
+            if method is differences.six_point:
+                d = method(J, rounding, tol.DIFFERENCE_BOUND, scale, np.sqrt(tol.PRECISIONS["float64"].u) * scale)
+            else:
+                d = method(J, rounding, tol.DIFFERENCE_BOUND)
+            error = abs(d.value - np.sum(g[k] * direction))
+            worst = max(worst, error / d.bound if d.bound else float(error > 0))
+    assert worst <= 1, worst
+
+
+@given(cases.specs())
+@settings(max_examples=30, deadline=None, database=None, derandomize=True)
+def test_cases_are_finite_and_representable(spec):
+    for dtype in ("float32", "bfloat16"):
+        p = tol.PRECISIONS[dtype]
+        case = cases.build(spec, p.dtype, True)
+        for k, v in {**case.inputs, **case.cotangents}.items():
+            assert np.isfinite(v).all(), k
+            assert k == "y" or np.array_equal(v, v.astype(p.dtype).astype(np.float64)), k
