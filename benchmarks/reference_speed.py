@@ -60,7 +60,7 @@ def torch_lstm(q: dict):
     import torch
 
     torch.set_num_threads(1)
-    (B, H), D = q["h0"].shape, q["x"].shape[-1]
+    D, H = q["x"].shape[-1], q["h0"].shape[-1]
 
     def torch_order(p):  # f i c o as i f c o, and back
         return np.concatenate([p[H : 2 * H], p[:H], p[2 * H :]])
@@ -148,9 +148,7 @@ def plain_numpy(q: dict):
             z, f, i, g, o, c_prev, tanh_c = cache[t]
             dh = s[t] + dh_next
             dc = dh * o * (1 - tanh_c**2) + dc_next
-            da = np.concatenate(
-                [dc * c_prev * f * (1 - f), dc * g * i * (1 - i), dc * i * (1 - g**2), dh * tanh_c * o * (1 - o)], axis=1
-            )
+            da = np.concatenate([dc * c_prev * f * (1 - f), dc * g * i * (1 - i), dc * i * (1 - g**2), dh * tanh_c * o * (1 - o)], axis=1)
             dW += da.T @ z
             db += da.sum(axis=0)
             dz = da @ W

@@ -35,8 +35,12 @@ def interleaved(rivals: dict[str, Callable[[], object]], rounds: int, warm_up: b
 
 
 def ratio(above: list[float] | None, below: list[float] | None) -> float | None:
-    """The median of the ratios round by round; None where a rival is missing."""
-    return median(a / b for a, b in zip(above, below, strict=True)) if above and below else None
+    """The median of the ratios round by round; None where a rival is missing, and one run stands for every round."""
+    if not above or not below:
+        return None
+    rounds = max(len(above), len(below))
+    above, below = (t * rounds if len(t) == 1 else t for t in (above, below))
+    return median(a / b for a, b in zip(above, below, strict=True))
 
 
 def table(header: tuple[str, ...], rows: list[tuple]) -> None:

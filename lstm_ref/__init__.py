@@ -1,13 +1,13 @@
 """lstm_ref: is an LSTM's gradient right?
 
-    reference → truth → candidates → judgement → diagnosis → report
-    (NumPy)     (JAX,     (your LSTM,  (tolerance,  (which       (terminal,
-                differ-   any layout)  verdict)     term)        JSON)
-                ences)
+reference → truth → candidates → judgement → diagnosis → report
+(NumPy)     (JAX,     (your LSTM,  (tolerance,  (which       (terminal,
+            differ-   any layout)  verdict)     term)        JSON)
+            ences)
 
-    from lstm_ref import verify
-    verdict = verify(MyLSTM)
-    verdict.outcome       # "pass" | "fail" | "inconclusive"
+from lstm_ref import verify
+verdict = verify(MyLSTM)
+verdict.outcome       # "pass" | "fail" | "inconclusive"
 """
 
 from __future__ import annotations

@@ -20,7 +20,9 @@ NOTHING_JUDGED = "--lstm was given, but no check of lstm-ref was run: see -k, -m
 
 def pytest_addoption(parser):
     group = parser.getgroup("lstm-ref", "lstm-ref: judge an LSTM's gradients")
-    group.addoption("--lstm", action="append", default=[], metavar="TARGET", help="module:attribute, file.py:attribute, ref: or torch:; may be repeated")
+    group.addoption(
+        "--lstm", action="append", default=[], metavar="TARGET", help="module:attribute, file.py:attribute, ref: or torch:; may be repeated"
+    )
     group.addoption("--lstm-profile", default="quick", metavar="NAME", help="quick (default), dev, ci or nightly")
     group.addoption("--lstm-dtype", default=None, metavar="DTYPES", help="float64 (default), float32, …; several with commas")
     group.addoption("--lstm-seed", default=None, type=int, metavar="N", help="seed of the drawn cases")

@@ -175,7 +175,9 @@ def test_missing_torch_names_the_extra(monkeypatch):
 
 def test_file_target_and_its_neighbours(tmp_path):
     (tmp_path / "neighbour_of_mine.py").write_text("SCALE = 1.0\n")
-    (tmp_path / "mine_here.py").write_text("from neighbour_of_mine import SCALE\n\nclass L:\n    def forward(self, inputs):\n        return {}\n")
+    (tmp_path / "mine_here.py").write_text(
+        "from neighbour_of_mine import SCALE\n\nclass L:\n    def forward(self, inputs):\n        return {}\n"
+    )
     face = load(f"{tmp_path}/mine_here.py:L")[0]
     assert face.kind == "forward"
 
@@ -280,7 +282,10 @@ def test_torch_provides_everything_but_intermediates(dtype):
     verdict = verify("torch:", dtype=dtype)
     absent = {r.id for r in verdict.results if r.outcome != "pass"}
     assert verdict.outcome == "pass"
-    assert all(k.startswith("inter.") or k in {f"forward.{q}" for q in ("c", "o", "f", "i", "c_tilde", "a_f", "a_i", "a_c", "a_o", "z")} for k in absent)
+    assert all(
+        k.startswith("inter.") or k in {f"forward.{q}" for q in ("c", "o", "f", "i", "c_tilde", "a_f", "a_i", "a_c", "a_o", "z")}
+        for k in absent
+    )
 
 
 class Student:

@@ -86,7 +86,17 @@ def _face(cls):
     return plug(cls)[0]
 
 
-@pytest.mark.parametrize("arguments", [("check", "nonsense"), ("check", "ref:", "--profile", "slow"), ("check", "ref:", "--dtype", "float128"), ("check", "ref:", "--only", "zzz"), ("replay", "none.json", "--lstm", "ref:"), ("check",)])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("check", "nonsense"),
+        ("check", "ref:", "--profile", "slow"),
+        ("check", "ref:", "--dtype", "float128"),
+        ("check", "ref:", "--only", "zzz"),
+        ("replay", "none.json", "--lstm", "ref:"),
+        ("check",),
+    ],
+)
 def test_usage_errors_are_2_with_a_sentence(here, arguments):
     code, _ = command(*arguments)
     assert code == 2
@@ -211,13 +221,17 @@ def test_calibrate_prints_the_table_and_finds_no_false_alarm():
 
 def pytest_in(folder: Path, *arguments: str):
     env = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST")}
-    return subprocess.run([sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments], cwd=folder, capture_output=True, text=True, env=env)
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments], cwd=folder, capture_output=True, text=True, env=env
+    )
 
 
 @pytest.fixture
 def project(tmp_path):
     """A foreign project with tests and strict settings of its own."""
-    (tmp_path / "pytest.ini").write_text("[pytest]\nfilterwarnings = error\naddopts = --strict-markers --strict-config\ntestpaths = tests\n")
+    (tmp_path / "pytest.ini").write_text(
+        "[pytest]\nfilterwarnings = error\naddopts = --strict-markers --strict-config\ntestpaths = tests\n"
+    )
     (tmp_path / "tests").mkdir()
     (tmp_path / "tests" / "test_own.py").write_text("def test_own():\n    assert True\n")
     (tmp_path / "their_lstm.py").write_text(
@@ -261,7 +275,9 @@ def test_plugin_takes_several_targets_under_xdist(project):
     assert "PASS  ref:" in done.stdout
 
 
-@pytest.mark.parametrize("arguments", [("--lstm", "nonsense"), ("--lstm", "ref:", "-k", "nothing_like_this"), ("--lstm", "ref:", "--lstm-profile", "slow")])
+@pytest.mark.parametrize(
+    "arguments", [("--lstm", "nonsense"), ("--lstm", "ref:", "-k", "nothing_like_this"), ("--lstm", "ref:", "--lstm-profile", "slow")]
+)
 def test_plugin_usage_errors_are_never_green(project, arguments):
     done = pytest_in(project, *arguments)
     assert done.returncode not in (0, 5), done.stdout

@@ -54,7 +54,7 @@ def test_squared_error_and_linear_objective():
         moved = h.astype(complex)
         moved[index] += step
         assert np.isclose(np.imag(objectives.squared_error(moved, y)[0]) / step.imag, dh[index])
-    assert J == 0.5 * np.sum((h - 1) ** 2)
+    assert 0.5 * np.sum((h - 1) ** 2) == J
     hidden = forward.forward(case.inputs)
     J = objectives.linear(hidden.h, hidden.c[-1], s["h"], s["h_T"], s["c_T"])
     assert np.isclose(J, autodiff.truth(case.inputs, s).values["J"])

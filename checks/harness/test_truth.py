@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from lstm_ref import cases
+from lstm_ref import cases, verify
 from lstm_ref.candidates.reference import ReferenceLayer
 from lstm_ref.judgement import tolerances as tol
 from lstm_ref.reference.symbols import Sizes
@@ -104,3 +104,16 @@ def test_cases_are_finite_and_representable(spec):
         for k, v in {**case.inputs, **case.cotangents}.items():
             assert np.isfinite(v).all(), k
             assert k == "y" or np.array_equal(v, v.astype(p.dtype).astype(np.float64)), k
+
+
+def test_the_harness_accuses_itself_when_autodiff_is_not_the_derivative_of_its_own_forward(monkeypatch):
+    right = autodiff.truth
+
+    def wrong(inputs, cotangents, padded=None):
+        found = right(inputs, cotangents, padded)
+        return found._replace(gradients={**found.gradients, "b_o": 2 * found.gradients["b_o"]})
+
+    monkeypatch.setattr(autodiff, "truth", wrong)
+    verdict = verify(ReferenceLayer, only="grad.b_o.autodiff")
+    assert verdict.outcome == "inconclusive"
+    assert "lstm-ref contradicts itself" in verdict.results[[r.id for r in verdict.results].index("grad.b_o.autodiff")].reason

@@ -15,7 +15,7 @@ import traceback
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -69,7 +69,9 @@ class Supports:
 def parse_supports(declared: dict | None) -> Supports:
     """`supports = {"B": 1, "H": "multiple of 8", "T": "at most 64", "initial_state": False, "x_gradient": False,
     "c_T": False, "dtypes": ["float32"]}` as a value. Raises ContractError, naming the key, for anything else."""
-    sizes, missing, rest = {}, [], {}
+    sizes: dict[str, object] = {}
+    missing: list[str] = []
+    rest: dict[str, Any] = {}
     for key, value in (declared or {}).items():
         if key in Sizes._fields:
             _nearest(value, 1)
@@ -81,9 +83,7 @@ def parse_supports(declared: dict | None) -> Supports:
         elif key == "dtypes":
             rest[key] = tuple(str(np.dtype(v)) if v != "bfloat16" else v for v in value)
         else:
-            raise ContractError(
-                f"supports has the key {key!r}; it may hold T B D H K, initial_state, dtypes, c_T, h_T and NAME_gradient"
-            )
+            raise ContractError(f"supports has the key {key!r}; it may hold T B D H K, initial_state, dtypes, c_T, h_T and NAME_gradient")
     return Supports(sizes, missing=tuple(missing), **rest)
 
 
@@ -112,10 +112,10 @@ class Candidate:
 
     name: str
     kind: str
-    make: Callable[[], object]
+    make: Callable[[], Any]
     factory: bool = True
-    layout: Layout = Layout()
-    supports: Supports = Supports()
+    layout: Layout = field(default_factory=Layout)
+    supports: Supports = field(default_factory=Supports)
     reduction: str = "sum"
     taps: bool = False
 
@@ -158,7 +158,9 @@ def prepare(candidate: Candidate, inputs: dict, dtype: np.dtype, memory: str = "
     """The candidate's own arrays for textbook inputs. `memory` is "plain", "readonly" or "noncontiguous"."""
     T, B, D = inputs["x"].shape
     n = Sizes(T, B, D, inputs["h0"].shape[-1], inputs["W_v"].shape[0] if "W_v" in inputs else 1)
-    names = {*MODEL_INPUTS, *MODEL_INTERMEDIATES, *LAYER_OUTPUTS} if candidate.model else {*LAYER_INPUTS, *LAYER_INTERMEDIATES, *LAYER_OUTPUTS}
+    names = (
+        {*MODEL_INPUTS, *MODEL_INTERMEDIATES, *LAYER_OUTPUTS} if candidate.model else {*LAYER_INPUTS, *LAYER_INTERMEDIATES, *LAYER_OUTPUTS}
+    )
     shapes = {k: shape(k, n) for k in names}
     user = {k: placed(v, memory) for k, v in encode(candidate.layout, inputs, dtype).items()}
     return Call(candidate, user, shapes, _own_shapes(candidate.layout, user, shapes), dtype, n)
@@ -205,7 +207,9 @@ def start(call: Call, instance) -> tuple[Answer, Callable[[dict], Answer]]:
     if candidate.kind == "pullback":
         outputs, pull = _pair(guarded(call, "pullback", instance.pullback, call.inputs), "pullback", "(outputs, pull)")
         if not callable(pull):
-            raise Finding("contract.call", f"pullback returned {_kind(pull)} as its second value; a function from cotangents to gradients is due")
+            raise Finding(
+                "contract.call", f"pullback returned {_kind(pull)} as its second value; a function from cotangents to gradients is due"
+            )
     else:
         outputs = guarded(call, "forward", instance.forward, call.inputs)
 
@@ -253,7 +257,10 @@ def answer(call: Call, returned, where: str, due: tuple[str, ...]) -> Answer:
     """A dict of the candidate's arrays, checked and converted. Raises Finding if it is no dict."""
     if not isinstance(returned, dict):
         raise Finding("contract.call", f"{where} returned {_kind(returned)}; a dict of arrays is due")
-    layout, shapes, faults, good, raw = call.candidate.layout, call.own_shapes, {}, {}, {}
+    layout, shapes = call.candidate.layout, call.own_shapes
+    faults: dict[str, Finding] = {}
+    good: dict[str, np.ndarray] = {}
+    raw: dict[str, np.ndarray] = {}
     for name, value in returned.items():
         if name not in shapes:
             continue  # a key of the candidate's own

@@ -15,7 +15,7 @@ import importlib.util
 import pathlib
 import sys
 
-from .contract import REDUCTIONS, Candidate, ContractError, Finding, accepts_taps, parse_supports, time_limit
+from .contract import REDUCTIONS, Candidate, ContractError, accepts_taps, parse_supports, time_limit
 from .layout import LayoutError, resolve
 from .student import is_student
 
@@ -170,7 +170,7 @@ def _options(text: str, target: str) -> tuple[str, dict]:
     name, _, arguments = text.partition("(")
     try:
         call = ast.parse(f"f({arguments}", mode="eval").body
-        if call.args:
+        if not isinstance(call, ast.Call) or call.args:
             raise ValueError
         return name, {k.arg: ast.literal_eval(k.value) for k in call.keywords}
     except (SyntaxError, ValueError, AttributeError):

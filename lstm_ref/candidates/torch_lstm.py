@@ -24,7 +24,7 @@ def layout_of(build, declared, batch_first: bool) -> Layout:
     layout = resolve(declared) if declared is not None else PRESETS["torch"]
     layout = dataclasses.replace(layout, batch_first=layout.batch_first or batch_first)
     shapes = {k: tuple(p.shape) for k, p in build(_PROBE_D, _PROBE_H).named_parameters()}
-    wanted = [layout.name(key).replace("{gate}", g) for key, _ in layout.parts for g in (layout.order if not layout.packed else "i")]
+    wanted = [layout.name(key).replace("{gate}", g) for key, _ in layout.parts for g in ("i" if layout.packed else layout.order)]
     if set(wanted) == set(shapes):
         return layout
     by_suffix = {w: [k for k in shapes if k.endswith(f".{w}")] for w in wanted}
@@ -37,7 +37,7 @@ def layout_of(build, declared, batch_first: bool) -> Layout:
 
 def _by_shape(layout: Layout, shapes: dict[str, tuple[int, ...]]) -> Layout:
     D, H = _PROBE_D, _PROBE_H
-    roles = {"W_x": {(4 * H, D), (D, 4 * H)}, "W_h": {(4 * H, H), (H, 4 * H)}, "b": {(4 * H,)}}
+    roles: dict[str, set[tuple[int, ...]]] = {"W_x": {(4 * H, D), (D, 4 * H)}, "W_h": {(4 * H, H), (H, 4 * H)}, "b": {(4 * H,)}}
     found = {role: [k for k, s in shapes.items() if s in due] for role, due in roles.items()}
     if len(found["W_x"]) == len(found["W_h"]) == 1 and len(found["b"]) <= 2 and sum(map(len, found.values())) == len(shapes):
         names = {"W_x": found["W_x"][0], "W_h": found["W_h"][0]}
@@ -92,9 +92,7 @@ class TorchLayer:
 
         def pull(cotangents):
             flows = [_tensor(cotangents[k]).to(outputs[k].dtype) for k in outputs]
-            found = torch.autograd.grad(
-                list(outputs.values()), list(wanted.values()), flows, retain_graph=True, allow_unused=True
-            )
+            found = torch.autograd.grad(list(outputs.values()), list(wanted.values()), flows, retain_graph=True, allow_unused=True)
             return {k: _array(g) for k, g in zip(wanted, found, strict=True) if g is not None}
 
         return {k: _array(v.detach()) for k, v in outputs.items()}, pull

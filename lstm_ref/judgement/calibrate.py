@@ -47,7 +47,7 @@ def calibrate(face: Candidate, dtype: str, count: int, seed: int) -> list[Row]:
 
 
 def _blocks(bench: Bench, case: cases.Case) -> Iterable[tuple]:
-    from .judge import _with_tail, Judged
+    from .judge import Judged, _with_tail
 
     point = Point(bench, case.inputs, case.cotangents)
     found = Judged(case, point)

@@ -24,8 +24,8 @@ def compare(quantity: str, seen: np.ndarray, due: np.ndarray, c: Condition, p: P
         return Evidence(UNRESOLVED, quantity=quantity, rule="the truth itself is not finite")
     if not np.isfinite(seen).all():
         index = tuple(int(k) for k in np.argwhere(~np.isfinite(seen))[0])
-        values = {"candidate": float(seen[index]), "autodiff": float(due[index])}
-        return Evidence(FAIL, np.inf, quantity, index, **values, rule=f"{seen[index]} is not a finite number")
+        rule = f"{seen[index]} is not a finite number"
+        return Evidence(FAIL, np.inf, quantity, index, float(seen[index]), float(due[index]), rule=rule)
     if not c.first_order:
         return Evidence(UNRESOLVED, quantity=quantity, rule="rounding here is too large to be followed to first order")
     error, limit = np.abs(seen - due), tol.tolerance(c, u)

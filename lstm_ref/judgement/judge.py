@@ -173,7 +173,9 @@ def _initial_state(found: Judged, outputs: Answer, bench: Bench) -> Evidence:
     due = autodiff.truth({**found.point.seen, **zeros}, found.case.cotangents).values["h"]
     seen = outputs.arrays.get("h")
     if seen is not None and compare("h", seen, due, found.point.condition("h"), bench.precision, bench.u("h")).outcome == PASS:
-        sentence = 'h is what zero initial states give; h0 and c0 are ignored. If that is meant, declare supports = {"initial_state": False}'
+        sentence = (
+            'h is what zero initial states give; h0 and c0 are ignored. If that is meant, declare supports = {"initial_state": False}'
+        )
         return Evidence(FAIL, np.inf, "h", rule=sentence)
     return Evidence(PASS)
 
@@ -353,8 +355,31 @@ def measure_precision(bench: Bench, cases: list[Case]) -> Evidence:
     bench.lower = {key: lower for key, v in votes.items() if all(v)}
     if not bench.lower:
         return Evidence(PASS)
-    gradients = {key for key in votes if key[0] == "d"}
-    names = "every gradient" if set(bench.lower) == gradients else ", ".join(sorted(bench.lower))
+    of_gradients = {key for key in votes if key[0] == "d"}
+    names = "every gradient" if set(bench.lower) == of_gradients else ", ".join(sorted(bench.lower))
     names = "everything" if len(bench.lower) == len(votes) else names
     sentence = f"{names} is computed in {lower.name}, though {p.name} goes in and comes out; judged as {lower.name} from here on"
     return Evidence(FAIL, np.inf, names, rule=sentence)
+
+
+def truth_holds(bench: Bench, case: Case, name: str, index: tuple[int, ...]) -> bool:
+    """Whether autodiff's gradient at one entry is the difference of the oracle's own forward pass there.
+
+    The harness accuses a candidate only where this holds; where it does not, the fault is the harness's.
+    """
+    point = Point(bench, case.inputs, case.cotangents)
+    due = point.truth.gradients[name]
+    direction = np.zeros_like(due)
+    direction[index] = 1
+
+    def J(step):
+        moved = {**point.seen, name: point.seen[name] + step * direction}
+        values = autodiff.truth(moved, case.cotangents).values
+        return float(values["J"] if case.model else functional(values, case.cotangents))
+
+    float64 = tol.PRECISIONS["float64"]
+    rounding = _rounding_of_J(point, Bench(bench.candidate, float64, None))
+    scale = float(np.abs(due).max())
+    d = differences.six_point(J, rounding, tol.DIFFERENCE_BOUND, scale, np.sqrt(float64.u) * scale)
+    own = tol.KAPPA * float64.u * float(point.condition(f"d{name}").C[index])
+    return abs(d.value - float(due[index])) <= d.bound + own

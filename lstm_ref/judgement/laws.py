@@ -118,7 +118,8 @@ def _zero_cotangent(bench: Bench, judged: Judged) -> Evidence:
 
 def _time_split(bench: Bench, judged: Judged) -> Evidence | None:
     point, supports = judged.point, bench.candidate.supports
-    T, B, D, H = judged.case.spec.sizes[:4]
+    n = judged.case.spec.sizes
+    T, B, H = n.T, n.B, n.H
     base = _base(judged)
     if T < 2 or "c_T" in supports.missing or not supports.initial_state or not {"h0", "c0"} <= set(base) or "T" in supports.sizes:
         return None

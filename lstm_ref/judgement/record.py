@@ -67,7 +67,12 @@ def parse(record, where: str) -> tuple[str, str, Case]:
     if wrong := set(record) ^ KEYS:
         raise RecordError(f"{where} has unknown or missing keys: {', '.join(sorted(map(str, wrong)))[:200]}")
     check, dtype, regime, memory = (record[k] for k in ("check", "dtype", "regime", "memory"))
-    for what, value, known in (("check", check, CHECKS), ("dtype", dtype, PRECISIONS), ("regime", regime, REGIMES), ("memory", memory, MEMORY)):
+    for what, value, known in (
+        ("check", check, CHECKS),
+        ("dtype", dtype, PRECISIONS),
+        ("regime", regime, REGIMES),
+        ("memory", memory, MEMORY),
+    ):
         if not isinstance(value, str) or value not in known:
             raise RecordError(f"{where} has the {what} {str(value)[:60]!r}, which is not known here")
     n = _sizes(record["sizes"], where)

@@ -20,7 +20,7 @@ from ..cases import Case, Spec
 from ..reference.symbols import Sizes
 from . import tolerances as tol
 from .comparison import worst_of
-from .judge import Bench, Judged, judge, measure_precision
+from .judge import Bench, Judged, judge, measure_precision, truth_holds
 from .laws import judge_laws
 from .manifest import CHECKS, GROUPS, Check, groups, manifest, selected
 from .regions import separating
@@ -148,7 +148,7 @@ def _run_one(target, faces, profile, dtype, seed, only, progress, declared) -> V
         if hung := hung or _judge_one(sheet, bench, spec, n // len(benches), profile):
             break
     progress(total, total, dtype)
-    results = sheet.results(dtype)
+    results = _accusing_ourselves(sheet.results(dtype), sheet, benches)
     results = _with_counterexamples(target, results, sheet, benches, dtype)
     self_consistent = any(r.id in FORWARD_CHECKS and r.outcome == FAIL for r in results)
     notes = (*sheet.notes(), *_vacuity(sheet))
@@ -360,6 +360,23 @@ def _vacuity(sheet: _Sheet) -> list[str]:
     return notes
 
 
+def _accusing_ourselves(results: list[Result], sheet: _Sheet, benches: list[Bench]) -> list[Result]:
+    """Take a failure back where autodiff is not the derivative of the oracle's own forward pass: then we are wrong."""
+    out = []
+    for r in results:
+        chapter, name = r.id.split(".")[:2]
+        if r.outcome == FAIL and chapter == "grad" and r.id.endswith(".autodiff") and r.worst.index:
+            spec, model = sheet.tallies[r.id].where
+            bench = next(b for b in benches if b.candidate.model == model)
+            case = cases.build(spec, bench.precision.dtype, model)
+            if not truth_holds(bench, case, name, r.worst.index):
+                r = replace(
+                    r, outcome=CANNOT_TELL, reason="lstm-ref contradicts itself: autodiff is not the difference of its own forward pass"
+                )
+        out.append(r)
+    return out
+
+
 def _with_counterexamples(target: str, results: list[Result], sheet: _Sheet, benches: list[Bench], dtype: str) -> list[Result]:
     """Shrink the first failing case once; every other check that fails on the shrunk case shares it."""
     failing = [r for r in results if r.outcome == FAIL and sheet.tallies[r.id].where and r.id != "contract.time"]
@@ -408,10 +425,23 @@ def replay(target: str, faces: list[Candidate], check: str, dtype: str, case: Ca
         return Result(check, dtype, NOT_PROVIDED, reason="the candidate gives nothing that this check could judge")
     outcome = {FAIL: FAIL, UNRESOLVED: CANNOT_TELL}.get(e.outcome, PASS)
     reason = e.rule if outcome != PASS else ""
-    return Result(check, dtype, outcome, 1, failed=int(outcome == FAIL), worst=e, where=case.spec, equations=CHECKS[check].equations, reason=reason)
+    return Result(
+        check, dtype, outcome, 1, failed=int(outcome == FAIL), worst=e, where=case.spec, equations=CHECKS[check].equations, reason=reason
+    )
 
 
-_TELLING = ("contract", "state.inputs_unmutated", "forward", "numerics.effective_precision", "grad", "inter", "law", "state", "sizes", "numerics")
+_TELLING = (
+    "contract",
+    "state.inputs_unmutated",
+    "forward",
+    "numerics.effective_precision",
+    "grad",
+    "inter",
+    "law",
+    "state",
+    "sizes",
+    "numerics",
+)
 
 
 def _most_telling(r: Result) -> int:

@@ -50,11 +50,11 @@ def shrink(
             if (found := fails(smaller)) is not None:
                 case, evidence, moved = smaller, found, True
                 break
-    for simpler in _simpler_numbers(lambda: case, dtype):
+    for plainer in _simpler_numbers(lambda: case, dtype):
         if time.monotonic() > deadline:
             break
-        if (found := fails(simpler)) is not None:
-            case, evidence = simpler, found
+        if (found := fails(plainer)) is not None:
+            case, evidence = plainer, found
     what = (check, target, bench.precision.name, case.spec, case.inputs, case.cotangents, evidence[check])
     return Counterexample(*what, bench.output_names), evidence
 
@@ -92,4 +92,6 @@ def _rounded(decimals: int, dtype: np.dtype):
 
 
 def _with(case: Case, group: str, name: str, array: np.ndarray) -> Case:
-    return replace(case, **{group: {**getattr(case, group), name: array}})
+    if group == "inputs":
+        return replace(case, inputs={**case.inputs, name: array})
+    return replace(case, cotangents={**case.cotangents, name: array})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from ..candidates import contract
@@ -39,13 +41,8 @@ def _same(bench: Bench, judged: Judged, answer: Answer, expected: Answer | None 
     limits = {k: 2 * judged.point.tolerance(k) for k in keys}
     evidence = _agree(bench, {k: answer.arrays[k] for k in keys}, {k: expected.arrays[k] for k in keys}, limits)
     bitwise = all(np.array_equal(answer.arrays[k], expected.arrays[k], equal_nan=True) for k in keys)
-    outcome = FAIL if evidence.outcome == FAIL else PASS
-    note = "" if bitwise or outcome == FAIL else "equal within rounding, not bit for bit"
-    return Evidence(outcome, evidence.ratio, evidence.quantity, evidence.index, *_values(evidence), rule=evidence.rule, note=note)
-
-
-def _values(e: Evidence):
-    return e.candidate, e.autodiff, e.difference, e.error, e.tolerance
+    note = "" if bitwise or evidence.outcome == FAIL else "equal within rounding, not bit for bit"
+    return replace(evidence, outcome=FAIL if evidence.outcome == FAIL else PASS, note=note)
 
 
 def _repeat(bench: Bench, judged: Judged, other: Judged) -> Evidence:

@@ -83,7 +83,9 @@ def _parameter(thing, name: str, value: np.ndarray, gradients: dict) -> Result:
         limit = d.bound + tol.KAPPA * tol.KAPPA * p.u * float(np.sum(np.abs(seen * direction)))
         error = abs(along - d.value)
         ratio = error / limit if limit else float(error > 0)
-        outcome = FAIL if not ratio <= 1 else PASS if limit < p.resolution * max(scale, abs(along), abs(d.value)) or not limit else CANNOT_TELL
+        outcome = (
+            FAIL if not ratio <= 1 else PASS if limit < p.resolution * max(scale, abs(along), abs(d.value)) or not limit else CANNOT_TELL
+        )
         counts[outcome] += 1
         index = tuple(int(k) for k in np.argwhere(direction)[0]) if np.count_nonzero(direction) == 1 else ()
         rule = "|⟨candidate, direction⟩ − difference| ≤ the difference's own bound + rounding"

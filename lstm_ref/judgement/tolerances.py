@@ -12,7 +12,6 @@ This is the only module with tolerance literals. Each was measured; the `calibra
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import NamedTuple
 
 import ml_dtypes
@@ -102,9 +101,7 @@ class Lanes(NamedTuple):
     peak: float
 
 
-def noisy_run(
-    inputs: dict, cotangents: dict, precision: Precision, sigmoid_tail: bool = False, forget_bias: float = 0.0
-) -> Lanes:
+def noisy_run(inputs: dict, cotangents: dict, precision: Precision, sigmoid_tail: bool = False, forget_bias: float = 0.0) -> Lanes:
     """Run the case clean and with noise, all lanes at once.
 
     `inputs` are the textbook inputs in float64 (with `W_v b_v y w` for a softmax head), `cotangents` holds `h`,
@@ -150,6 +147,7 @@ class _Noise:
         self.p, self.sigmoid_tail, self.forget_bias = precision, sigmoid_tail, forget_bias
         self.random = np.random.default_rng(NOISE_SEED)
         self.peak = 0.0
+        self.v = np.zeros(0)  # the logits, once they are formed
         self.repeated: dict[tuple[str, int], tuple[np.ndarray, np.ndarray]] = {}
 
     def __call__(self, name: str, label: str, index, *terms) -> np.ndarray:

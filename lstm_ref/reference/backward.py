@@ -52,6 +52,4 @@ def backward(trace: SimpleNamespace, dh_out: np.ndarray, s_h: np.ndarray, s_c: n
     dW = outer_sum(da.all, z)  # (B:weights)
     db = step_sum(da.all)  # (B:biases)
     dh0, dc0 = dh_next, dc_next  # (B:initial)
-    return SimpleNamespace(
-        dh=dh, do=do, dc=dc, df=df, di=di, dc_tilde=dc_tilde, da=da, dz=dz, dx=dx, dh0=dh0, dc0=dc0, dW=dW, db=db
-    )
+    return SimpleNamespace(dh=dh, do=do, dc=dc, df=df, di=di, dc_tilde=dc_tilde, da=da, dz=dz, dx=dx, dh0=dh0, dc0=dc0, dW=dW, db=db)

@@ -79,8 +79,10 @@ def hooked(function: Callable) -> Callable:
     source = textwrap.dedent(inspect.getsource(function))
     tree = ast.parse(source)
     _Hooks(source.splitlines()).visit(tree)
-    tree.body[0].args.args.insert(0, ast.arg("keep"))
-    tree.body[0].returns = None
+    definition = tree.body[0]
+    assert isinstance(definition, ast.FunctionDef)
+    definition.args.args.insert(0, ast.arg("keep"))
+    definition.returns = None
     scope = dict(function.__globals__)
     scope.update(_total=total, _term=term, _product=product, _step_sum=step_sum, _pick=pick, _partial=partial, _s=np.s_)
     exec(compile(ast.fix_missing_locations(tree), f"<hooked {function.__name__}>", "exec"), scope)
@@ -98,7 +100,7 @@ class _Hooks(ast.NodeTransformer):
             return node
         label, target = found["label"], node.targets[0]
         if found["partial"]:
-            self.partials.add(target.id)
+            self.partials.add(ast.unparse(target))
             node.value = _call("_partial", *self.terms(node.value))
         elif label not in COPIES or self._forms_z(target):
             name, index = _name_and_index(target)

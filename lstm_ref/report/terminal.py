@@ -6,7 +6,7 @@ import contextlib
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from ..candidates.layout import Layout
 from ..judgement.verdict import CANNOT_TELL, DESELECTED, FAIL, NOT_PROVIDED, NOT_RUN, PASS, Result, Verdict
@@ -20,11 +20,18 @@ SHOWN_FAILURES = 3
 @contextlib.contextmanager
 def progress(console: Console):
     """A bar that appears when standing at a terminal; yields the callback that `run` takes."""
-    bar = Progress(TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total} cases"), TimeElapsedColumn(), console=console, transient=True)
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total} cases"),
+        TimeElapsedColumn(),
+        console=console,
+        transient=True,
+    )
     if not console.is_terminal:
         yield lambda done, total, what: None
         return
-    tasks: dict[str, int] = {}
+    tasks: dict[str, TaskID] = {}
     with bar:
 
         def update(done: int, total: int, what: str) -> None:

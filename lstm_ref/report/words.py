@@ -34,7 +34,7 @@ def entry(e: Evidence) -> str:
     """The worst entry as an expression: `gradients["W_f"][2, 1]`."""
     if not e.index:
         return e.quantity
-    return f'{e.quantity}[{", ".join(map(str, e.index))}]'
+    return f"{e.quantity}[{', '.join(map(str, e.index))}]"
 
 
 def place(e: Evidence) -> str:
@@ -61,10 +61,13 @@ def meaning(v: Verdict) -> str:
     """What the verdict means, in a sentence."""
     halves = f"gradients: {v.gradients}; behaviour: {v.behaviour}"
     if v.kind == "self-consistency":
-        halves += ". This is a self-consistency verdict: the forward pass is not the textbook's, so gradients were held against its own differences"
+        halves += (
+            ". This is a self-consistency verdict: the forward pass is not the textbook's, so its own differences judged the gradients"
+        )
     if v.outcome == "inconclusive":
         unseen = [r for r in v.results if r.outcome in ("cannot tell", "not run")]
-        halves += f". {len(unseen)} checks could not be decided" + (f", the first is {unseen[0].id}: {unseen[0].reason}" if unseen else "")
+        halves += f". {len(unseen)} checks could not be decided"
+        halves += f", the first is {unseen[0].id}: {unseen[0].reason}" if unseen else ""
     return halves
 
 
@@ -79,7 +82,7 @@ def failure(r: Result, target: str, layout: Layout | None = None, file: str | No
         where = place(e)
         name = "gradients" if not r.id.startswith("forward") else "outputs"
         key = entry(e)
-        lines.append(f'  worst      {name}["{e.quantity}"]{key[len(e.quantity):]}' + (f"  ({where})" if where else ""))
+        lines.append(f'  worst      {name}["{e.quantity}"]{key[len(e.quantity) :]}' + (f"  ({where})" if where else ""))
         lines.append(f"  candidate  {e.candidate!r}")
         if e.autodiff is not None:
             lines.append(f"  {'expected ' if r.chapter in ('law', 'state') else 'autodiff '}  {e.autodiff!r}")
@@ -136,7 +139,9 @@ def snippet(c: Counterexample, layout: Layout) -> str:
     e = c.evidence
     if e.candidate is not None and e.index:
         due = e.autodiff if e.autodiff is not None else e.difference
-        lines.append(f"# textbook {'outputs' if c.check.startswith('forward') else 'gradients'} {entry(e)}: seen {e.candidate!r}, due {due!r}")
+        lines.append(
+            f"# textbook {'outputs' if c.check.startswith('forward') else 'gradients'} {entry(e)}: seen {e.candidate!r}, due {due!r}"
+        )
     return "\n".join(lines)
 
 
@@ -163,7 +168,13 @@ def _literal(arrays: dict) -> str:
     parts = []
     for k, v in arrays.items():
         dtype = "" if v.dtype == np.float64 or v.dtype.kind == "i" else f", np.{v.dtype.name}"
-        text = np.array2string(v.astype(np.float64) if v.dtype.name == "bfloat16" else v, separator=", ", threshold=10**6, floatmode="unique", max_line_width=110)
+        text = np.array2string(
+            v.astype(np.float64) if v.dtype.name == "bfloat16" else v,
+            separator=", ",
+            threshold=10**6,
+            floatmode="unique",
+            max_line_width=110,
+        )
         text = f"np.zeros({v.shape}{dtype})" if v.size > 1 and not v.any() else f"np.array({' '.join(text.split())}{dtype})"
         parts.append(f"    {k!r}: {text},")
     return "{\n" + "\n".join(parts) + "\n}"

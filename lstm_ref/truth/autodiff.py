@@ -152,8 +152,8 @@ def _cut(name: str, q: np.ndarray, n: Sizes, p: Sizes) -> np.ndarray:
     if name in WEIGHTS or name == "z":
         rows = (slice(n.H),) if name in WEIGHTS else (slice(n.T), slice(n.B))
         return np.concatenate([q[(*rows, slice(n.H))], q[(*rows, slice(p.H, p.H + n.D))]], axis=-1)
-    axes = {"x": "TBD", "h0": "BH", "c0": "BH", "W_v": "KH", "b_v": "K", "v": "TBK", "y_hat": "TBK", "J": ""}
-    axes = axes.get(name, "H" if name in BIASES else "TBH")
+    known = {"x": "TBD", "h0": "BH", "c0": "BH", "W_v": "KH", "b_v": "K", "v": "TBK", "y_hat": "TBK", "J": ""}
+    axes = known.get(name, "H" if name in BIASES else "TBH")
     return q[tuple(slice(getattr(n, axis)) for axis in axes)]
 
 

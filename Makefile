@@ -1,0 +1,48 @@
+# `make` lists what there is to do. Everything happens in .venv, which `make check` and `make test` create.
+
+PYTHON ?= python3
+LSTM ?= ref:
+PROFILE ?= quick
+DTYPE ?= float64,float32
+BIN := .venv/bin
+export OPENBLAS_NUM_THREADS ?= 1
+export OMP_NUM_THREADS ?= 1
+
+.DEFAULT_GOAL := help
+.PHONY: help check test lint bench calibrate clean
+
+help: ## list the targets
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+check: .venv/core ## judge an LSTM (LSTM=ref: by default; LSTM=torch:, LSTM=my_module:MyLSTM; PROFILE=ci; DTYPE=float32)
+	$(if $(filter torch:%,$(LSTM)),$(MAKE) --no-print-directory .venv/all)
+	$(BIN)/lstm-ref check '$(LSTM)' --profile $(PROFILE) --dtype $(DTYPE)
+
+test: .venv/all ## run every test: the checks on the reference, and the harness's own
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pytest -q -n 2
+
+lint: .venv/all ## format the code and check it
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/mypy
+
+bench: .venv/all ## measure speed against the rivals named in each script
+	for script in benchmarks/[a-z]*.py; do echo "$$script"; $(BIN)/python $$script || exit 1; done
+
+calibrate: .venv/all ## error ÷ (u · condition) of correct LSTMs
+	$(BIN)/lstm-ref calibrate ref: torch: examples/jax_scan.py:JaxScan --dtype float64,float32,bfloat16
+
+.venv/core: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --editable .
+	touch $@
+
+.venv/all: .venv/core pyproject.toml
+	$(BIN)/pip install --quiet --editable '.[test]'
+	touch $@
+
+clean: ## remove what was installed and built
+	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
