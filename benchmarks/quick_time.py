@@ -3,7 +3,8 @@
 Measured is `python -m lstm_ref check TARGET` for the reference (a layer and a model), torch.nn.LSTM, and a layer in
 plain NumPy that this script writes to a temporary folder: cold, with an empty cache of compiled oracles, and warm, run
 again with what the cold run left there. The rival is the cold run: "cold ÷ this" is its time over the row's, the median over rounds.
-The targets take turns. Profile quick; with --ci also the ci profile, once.
+The targets take turns. Profile quick; with --ci also the ci profile, once and cold. "cases" is what the run says it
+judged: quick stops drawing after eight seconds, so a slow run may judge fewer, and its time is then of less work.
 
 Every subprocess runs on one thread, in a folder of its own.
 
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import tempfile
@@ -67,22 +69,24 @@ class PlainLSTM:
 """
 
 
-def check(target: str, profile: str, cache: str, folder: str) -> None:
-    """One command; it must pass."""
+def check(target: str, profile: str, cache: str, folder: str) -> str:
+    """One command; it must pass. Gives the number of cases that it judged."""
     command = [sys.executable, "-m", "lstm_ref", "check", target, "--profile", profile]
     environment = os.environ | ONE_THREAD | {"LSTM_REF_CACHE": cache}
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"{target} ended with exit code {done.returncode}\n{done.stdout}{done.stderr}")
+    return re.search(r"(\d+) cases", done.stdout)[1]
 
 
-def times_of(targets: dict[str, str], profile: str, rounds: int, folder: str) -> list[tuple]:
-    found: dict[tuple[str, str], list[float]] = {(name, state): [] for name in targets for state in ("cold", "warm")}
+def times_of(targets: dict[str, str], profile: str, rounds: int, states: tuple[str, ...], folder: str) -> list[tuple]:
+    found: dict[tuple[str, str], list[float]] = {(name, state): [] for name in targets for state in states}
+    cases: dict[tuple[str, str], set[str]] = {key: set() for key in found}
     for _ in range(rounds):
         for name, target in targets.items():
             with tempfile.TemporaryDirectory() as cache:
-                for state in ("cold", "warm"):
-                    found[name, state].append(seconds(lambda: check(target, profile, cache, folder)))
+                for state in states:
+                    found[name, state].append(seconds(lambda: cases[name, state].add(check(target, profile, cache, folder))))
     return [(profile, name, state, rounds, median(t), min(t), ratio(found[name, "cold"], t)) for (name, state), t in found.items()]
 
 
@@ -90,10 +94,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         pathlib.Path(folder, "plain.py").write_text(PLAIN_NUMPY, encoding="utf-8")
         targets = {"ref:": "ref:", "plain NumPy": "plain.py:PlainLSTM"} | ({"torch:": "torch:"} if installed("torch") else {})
-        rows = times_of(targets, "quick", ROUNDS, folder)
+        rows = times_of(targets, "quick", ROUNDS, ("cold", "warm"), folder)
         if "--ci" in sys.argv[1:]:
-            rows += times_of(targets, "ci", 1, folder)
-    table(("profile", "target", "cache", "runs", "median s", "min s", "cold ÷ this"), rows)
+            rows += times_of(targets, "ci", 1, ("cold",), folder)
+    table(("profile", "target", "cache", "runs", "cases", "median s", "min s", "cold ÷ this"), rows)
 
 
 if __name__ == "__main__":

@@ -68,6 +68,12 @@ PRECISION_CORNERS = (0, 4, 8)
 FORWARD_CHECKS = ("forward.h", "forward.c_T", "forward.J")
 
 
+def _louder(e: Evidence, other: Evidence) -> bool:
+    """A failure before a pass before what was not resolved, then the larger share of the tolerance."""
+    order = {FAIL: 3, PASS: 2, ZERO: 1, UNRESOLVED: 0}
+    return (order[e.outcome], e.ratio) > (order[other.outcome], other.ratio)
+
+
 @dataclass
 class Tally:
     """One check so far."""
@@ -94,7 +100,7 @@ class Tally:
         self.needed_unresolved += needed and e.outcome == UNRESOLVED
         if e.note:
             self.notes[e.note] = None
-        if self.worst is None or self._simpler_failure(e, spec) or (self.worst.outcome != FAIL and worst_of([self.worst, e]) is e):
+        if self.worst is None or self._simpler_failure(e, spec) or (self.worst.outcome != FAIL and _louder(e, self.worst)):
             self.worst, self.where = e, (spec, model)
 
     def _simpler_failure(self, e: Evidence, spec: Spec) -> bool:

@@ -78,7 +78,8 @@ BEHAVIOUR = ("contract", "state")
 
 @dataclass(frozen=True)
 class Verdict:
-    """A whole run. `outcome` is "pass", "fail" or "inconclusive"; `gradients` and `behaviour` are its two halves.
+    """A whole run. `outcome` is "pass", "fail" or "inconclusive"; `gradients` and `behaviour` are its two halves
+    ("deselected" where the user left the whole half out).
 
     `kind` is "textbook" when gradients were judged against autodiff, "self-consistency" when only against differences
     of the candidate's own forward pass. `explanation` names the wrong term where that is known, else it is None.
@@ -101,11 +102,11 @@ class Verdict:
 
     @property
     def gradients(self) -> str:
-        return _fold(r for r in self.results if r.chapter not in BEHAVIOUR)
+        return _half(r for r in self.results if r.chapter not in BEHAVIOUR)
 
     @property
     def behaviour(self) -> str:
-        return _fold(r for r in self.results if r.chapter in BEHAVIOUR)
+        return _half(r for r in self.results if r.chapter in BEHAVIOUR)
 
     @property
     def dtypes(self) -> tuple[str, ...]:
@@ -119,6 +120,11 @@ class Verdict:
 
     def failures(self) -> tuple[Result, ...]:
         return tuple(r for r in self.results if r.outcome == FAIL)
+
+
+def _half(results) -> str:
+    results = list(results)
+    return DESELECTED if all(r.outcome == DESELECTED for r in results) else _fold(results)
 
 
 def _fold(results) -> str:
