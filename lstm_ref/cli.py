@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 import re
 from typing import Annotated
@@ -26,6 +27,7 @@ def check(
     dtype: Dtype = None,
     seed: Seed = None,
     only: Annotated[str | None, typer.Option(help="patterns of check ids, such as 'grad.*,state.repeat'")] = None,
+    sizes: Annotated[str | None, typer.Option(help="hold sizes fixed in every case, such as T=16,H=64")] = None,
     report: Annotated[pathlib.Path | None, typer.Option(help="also write the verdict as JSON")] = None,
 ) -> None:
     """Judge every gradient of an LSTM. Exit code 0 pass, 1 fail, 2 usage, 3 inconclusive."""
@@ -35,7 +37,7 @@ def check(
 
     console = Console()
     try:
-        faces = load(target)
+        faces = [_at_sizes(face, sizes) for face in load(target)]
         with terminal.progress(Console(stderr=True)) as progress:
             verdict = run(target, faces, profile, _dtypes(dtype), seed, only, progress)
     except ValueError as error:
@@ -104,6 +106,19 @@ def calibrate(
         raise _usage(error) from None
     console.print(table(rows))
     raise typer.Exit(FAIL if any(row.failed for row in rows) else PASS)
+
+
+def _at_sizes(face, text: str | None):
+    """The candidate with some sizes held fixed, as if it supported no others."""
+    if not text:
+        return face
+    given: dict[str, object] = {}
+    for part in text.split(","):
+        axis, _, size = part.strip().partition("=")
+        if axis not in ("T", "B", "D", "H", "K") or not size.isdigit() or int(size) < 1:
+            raise ValueError(f"--sizes has {part.strip()!r}; it must be like T=16,B=4 with the sizes T, B, D, H and K")
+        given[axis] = int(size)
+    return dataclasses.replace(face, supports=dataclasses.replace(face.supports, sizes={**face.supports.sizes, **given}))
 
 
 def _nothing():

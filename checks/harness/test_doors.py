@@ -93,6 +93,7 @@ def _face(cls):
         ("check", "ref:", "--profile", "slow"),
         ("check", "ref:", "--dtype", "float128"),
         ("check", "ref:", "--only", "zzz"),
+        ("check", "ref:", "--sizes", "Z=3"),
         ("replay", "none.json", "--lstm", "ref:"),
         ("check",),
     ],
@@ -100,6 +101,21 @@ def _face(cls):
 def test_usage_errors_are_2_with_a_sentence(here, arguments):
     code, _ = command(*arguments)
     assert code == 2
+
+
+def test_sizes_are_held_fixed(here):
+    code, text = command("check", f"{STRANGERS}:CellByCell", "--sizes", "H=6,T=2", "--only", "grad.*.autodiff")
+    assert code == 0
+    assert "W_f[5, " in text or "W_i[5, " in text or "[1, " in text
+
+
+def test_nightly_names_the_seed_that_it_drew(monkeypatch):
+    from lstm_ref.judgement import run
+
+    monkeypatch.setitem(run.PROFILES, "nightly", run.Profile("nightly", 2, 5))
+    one, two = (verify(CellByCell, profile="nightly", only="contract.*") for _ in range(2))
+    assert one.seed != two.seed
+    assert verify(CellByCell, only="contract.*").seed == run.SEED
 
 
 def test_deselection_is_partial_and_passes():
