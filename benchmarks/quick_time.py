@@ -87,7 +87,10 @@ def times_of(targets: dict[str, str], profile: str, rounds: int, states: tuple[s
             with tempfile.TemporaryDirectory() as cache:
                 for state in states:
                     found[name, state].append(seconds(lambda: cases[name, state].add(check(target, profile, cache, folder))))
-    return [(profile, name, state, rounds, median(t), min(t), ratio(found[name, "cold"], t)) for (name, state), t in found.items()]
+    return [
+        (profile, name, state, rounds, " or ".join(sorted(cases[name, state])), median(t), min(t), ratio(found[name, "cold"], t))
+        for (name, state), t in found.items()
+    ]
 
 
 def main() -> None:

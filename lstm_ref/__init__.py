@@ -42,8 +42,9 @@ def verify(lstm, profile: str = "quick", dtype: str | None = None, seed: int | N
     Raises TargetError (a ValueError) when `lstm` cannot be plugged in, ValueError for an unknown profile, dtype or id.
     """
     from .candidates.load import load, plug
+    from .diagnosis.explain import explained
     from .judgement.run import run
 
     faces = load(lstm) if isinstance(lstm, str) else plug(lstm)
     dtypes = tuple(d.strip() for d in dtype.split(",")) if dtype else None
-    return run(faces[0].name, faces, profile, dtypes, seed, only)
+    return explained(run(faces[0].name, faces, profile, dtypes, seed, only), faces)

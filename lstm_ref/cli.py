@@ -32,6 +32,7 @@ def check(
 ) -> None:
     """Judge every gradient of an LSTM. Exit code 0 pass, 1 fail, 2 usage, 3 inconclusive."""
     from .candidates.load import load
+    from .diagnosis.explain import explained
     from .judgement.run import run
     from .report import json_report, terminal
 
@@ -39,7 +40,7 @@ def check(
     try:
         faces = [_at_sizes(face, sizes) for face in load(target)]
         with terminal.progress(Console(stderr=True)) as progress:
-            verdict = run(target, faces, profile, _dtypes(dtype), seed, only, progress)
+            verdict = explained(run(target, faces, profile, _dtypes(dtype), seed, only, progress), faces)
     except ValueError as error:
         raise _usage(error) from None
     files = keep_counterexamples(verdict, pathlib.Path(FAILURES))

@@ -95,6 +95,7 @@ def _dtypes(config, target: str) -> tuple[str, ...]:
 
 def _verdict(config, target: str, dtype: str):
     """The verdict on one target at one dtype, judged once per session."""
+    from .diagnosis.explain import explained
     from .judgement.run import run
 
     known, faces = config.stash[_VERDICTS], _faces(config, target)
@@ -102,7 +103,8 @@ def _verdict(config, target: str, dtype: str):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the session may turn warnings into errors; they are not the candidate's
             try:
-                known[target, dtype] = run(target, faces, config.getoption("lstm_profile"), (dtype,), config.getoption("lstm_seed"))
+                asked = (config.getoption("lstm_profile"), (dtype,), config.getoption("lstm_seed"))
+                known[target, dtype] = explained(run(target, faces, *asked), faces)
             except ValueError as error:
                 raise pytest.UsageError(f"lstm-ref: {error}") from None
     return known[target, dtype]

@@ -124,7 +124,7 @@ FAULTS = {
     "W_h not transposed": (
         layer(
             (
-                "W_h, W_x = np.ascontiguousarray(W[:, :H]), W[:, H:]",
+                "W_h, W_x = np.ascontiguousarray(W[..., :H]), W[..., H:]",
                 "W_h, W_x = np.concatenate([W[k * H : k * H + H, :H].T for k in range(4)]), W[:, H:]",
             )
         ),

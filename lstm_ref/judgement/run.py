@@ -25,6 +25,7 @@ from .judge import Bench, Judged, judge, measure_precision, truth_holds
 from .laws import judge_laws
 from .manifest import CHECKS, GROUPS, Check, groups, manifest, selected
 from .regions import separating
+from .selftest import misjudged
 from .shrink import shrink
 from .state import judge_state
 from .student import judge_student
@@ -147,6 +148,10 @@ def _run_one(target, faces, profile, dtype, seed, only, progress, declared) -> V
     if declared and dtype not in declared:
         results = [Result(c.id, dtype, NOT_PROVIDED, reason=f"{dtype} is not among the declared dtypes") for c in checks]
         return _verdict(target, profile, seed, results, 0, began, "textbook", ())
+    if problems := misjudged(dtype):
+        reason = f"lstm-ref misjudges gradients that it knows: {'; '.join(problems)}"
+        results = [Result(c.id, dtype, NOT_RUN, reason=reason) for c in checks]
+        return _verdict(target, profile, seed, results, 0, began, "textbook", (reason,))
     sheet = _Sheet({c.id: c for c in checks}, wanted, {k for face in faces for k in face.gradient_names})
     benches = [Bench(face, tol.PRECISIONS[dtype], face.make()) for face in faces]
     hung, total = _first_impressions(sheet, benches), len(cases.CORNERS) + profile.draws

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from ..cases import Spec
 
@@ -82,7 +83,7 @@ class Verdict:
     ("deselected" where the user left the whole half out).
 
     `kind` is "textbook" when gradients were judged against autodiff, "self-consistency" when only against differences
-    of the candidate's own forward pass. `explanation` names the wrong term where that is known, else it is None.
+    of the candidate's own forward pass. `explanation` (see diagnosis) names the wrong term where that is known, else it is None.
     """
 
     target: str
@@ -93,7 +94,7 @@ class Verdict:
     seconds: float
     kind: str = "textbook"
     notes: tuple[str, ...] = ()
-    explanation: str | None = None
+    explanation: Any = None
     versions: dict[str, str] = field(default_factory=dict)
 
     @property

@@ -27,7 +27,9 @@ def pack(inputs: dict) -> tuple[np.ndarray, np.ndarray]:
 
 
 def rows(x: np.ndarray, W: np.ndarray) -> np.ndarray:
-    """x W for every row of every step, as one matrix product."""
+    """x W for every row of every step, as one matrix product (one per lane, if W has lanes)."""
+    if W.ndim > 2:
+        return x @ W
     return (x.reshape(-1, x.shape[-1]) @ W).reshape(*x.shape[:-1], W.shape[-1])
 
 

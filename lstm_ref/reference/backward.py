@@ -28,7 +28,7 @@ def backward(trace: SimpleNamespace, dh_out: np.ndarray, s_h: np.ndarray, s_c: n
 
     dh, do, dc, df, di, dc_tilde = (np.empty_like(c) for _ in range(6))
     da, dz = Gates(np.empty_like(trace.a.all)), np.empty_like(z)
-    W_h, W_x = np.ascontiguousarray(W[:, :H]), W[:, H:]
+    W_h, W_x = np.ascontiguousarray(W[..., :H]), W[..., H:]
 
     dh_next, dc_next = s_h, s_c
     for t in reversed(range(T)):

@@ -7,6 +7,7 @@ import json
 import math
 
 from ..judgement.verdict import Result, Verdict
+from . import words
 
 FORMAT = "lstm-ref report 1"
 
@@ -26,7 +27,7 @@ def as_data(v: Verdict) -> dict:
         "seconds": round(v.seconds, 3),
         "versions": v.versions,
         "notes": list(v.notes),
-        "explanation": v.explanation,
+        "explanation": words.explanation(v) or None,
         "results": [_result(r) for r in v.results],
     }
 

@@ -64,8 +64,8 @@ def card(console: Console, v: Verdict, layout: Layout | None, files: dict[tuple[
         console.print(f"also failing: {rest}\n", highlight=False, soft_wrap=True)
     for note in v.notes:
         console.print(f"note: {escape(note)}", highlight=False, soft_wrap=True)
-    if v.explanation:
-        console.print(escape(v.explanation), highlight=False, soft_wrap=True)
+    if told := words.explanation(v):
+        console.print(escape(told) + "\n", highlight=False, soft_wrap=True, style="bold")
     console.print(escape(words.headline(v)), style=VERDICT_STYLE[v.outcome], highlight=False, soft_wrap=True)
     console.print(escape(words.meaning(v)), highlight=False, soft_wrap=True)
 

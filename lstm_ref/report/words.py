@@ -11,6 +11,7 @@ from ..judgement.tolerances import PRECISIONS
 from ..judgement.verdict import FAIL, PASS, Counterexample, Evidence, Result, Verdict
 from ..reference.symbols import EQUATIONS
 
+SHOWN = 3  # explanations of one failure
 AXES = {
     3: ("t", "b", "unit"),
     2: ("b", "unit"),
@@ -69,6 +70,24 @@ def meaning(v: Verdict) -> str:
         halves += f". {len(unseen)} checks could not be decided"
         halves += f", the first is {unseen[0].id}: {unseen[0].reason}" if unseen else ""
     return halves
+
+
+def explanation(v: Verdict) -> str:
+    """The diagnosis as a colleague would say it; empty where there is none."""
+    x = v.explanation
+    if x is None:
+        return ""
+    told = [_fit(f) for f in x.fits] + [f"{text} ({label})" for label, text in x.names]
+    shown, more = told[:SHOWN], len(told) - SHOWN
+    what = "\n  or, which these gradients cannot tell apart: ".join(shown) + (f"\n  or {more} more" if more > 0 else "")
+    known = f"{len(x.failing)} wrong gradients ({', '.join(x.failing[:4])}{', …' if len(x.failing) > 4 else ''})"
+    return f"diagnosis: {what}\n  this explains all of the {known} to rounding"
+
+
+def _fit(f) -> str:
+    parts = [f"{edge.words} is {wrong} ({edge.label})" for edge, wrong in zip(f.edges, f.wrong, strict=True)]
+    gained = ", ".join(f"{g:.3f} on {edge.id}" for edge, g in zip(f.edges, f.gains, strict=True))
+    return f"{' and '.join(parts)}: gain {gained}, every other edge 1"
 
 
 def failure(r: Result, target: str, layout: Layout | None = None, file: str | None = None) -> str:

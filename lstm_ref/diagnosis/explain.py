@@ -1,0 +1,81 @@
+"""Explain: a verdict with failing gradients in, the same verdict with the wrong term named; silent where nothing decides.
+
+First one edge with one gain, then the bank of mutants, then pairs of edges: the first kind that explains every gradient
+of every probe to rounding. Several explanations that the answers cannot tell apart are given together.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ..candidates.contract import Candidate
+from ..judgement import tolerances as tol
+from ..judgement.verdict import FAIL, Verdict
+from . import gains, mutants
+from .gains import Fit
+from .probe import SMALL, Probe, probes
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What is wrong: `fits` (edges and their gains) or `names` (mutants, as (label, words)); `equivalent` ones together.
+
+    `distance` is the largest error of the explanation in tolerances, `failing` the gradients that it explains.
+    """
+
+    fits: tuple[Fit, ...]
+    names: tuple[tuple[str, str], ...]
+    distance: float
+    failing: tuple[str, ...]
+
+
+def explained(verdict: Verdict, faces: list[Candidate]) -> Verdict:
+    """The verdict with `explanation` set, where a single term, a known mistake or a pair of terms explains its failures."""
+    if verdict.kind != "textbook" or not any(r.chapter == "grad" and r.outcome == FAIL for r in verdict.results):
+        return verdict
+    for dtype in verdict.dtypes:
+        if dtype not in ("float64", "float32"):
+            continue
+        for face in faces:
+            if (found := explain(face, tol.PRECISIONS[dtype])) is not None:
+                return replace(verdict, explanation=found)
+    return verdict
+
+
+def explain(face: Candidate, precision: tol.Precision) -> Explanation | None:
+    """The explanation of one candidate's wrong gradients, or None."""
+    if face.kind in ("student", "forward"):
+        return None
+    asked = probes(face, precision)
+    failing = tuple(dict.fromkeys(k for p in asked for k in p.failing))
+    if not failing:
+        return None
+    if fits := gains.single(asked):
+        fewest = min(len(f.edges[0].members) for f in fits)
+        return Explanation(tuple(f for f in fits if len(f.edges[0].members) == fewest), (), fits[0].distance, failing)
+    if named := matching(asked):
+        return Explanation((), tuple((m.label, m.words) for m, _ in named), named[0][1], failing)
+    small = probes(face, precision, (SMALL,))
+    if small and (fits := gains.pairs(small[0], asked)):
+        return Explanation(tuple(fits), (), fits[0].distance, failing)
+    return None
+
+
+def matching(asked: list[Probe]) -> list[tuple[mutants.Mutant, float]]:
+    """The mutants whose gradients are the answers, to rounding, in every probe; best first."""
+    found = []
+    for mutant in mutants.bank():
+        if mutant.kind == "edge" or (mutant.model and asked[0].head is None):
+            continue
+        worst = 0.0
+        for probe in asked:
+            with np.errstate(all="ignore"):
+                gradients = mutant.run(probe.trace, probe.case.cotangents, probe.head)
+                worst = max(worst, float(probe.distance({k: v[None] for k, v in gradients.items()})[0]))
+            if worst > 1:
+                break
+        if worst <= 1:
+            found.append((mutant, worst))
+    return sorted(found, key=lambda pair: pair[1])

@@ -1,0 +1,379 @@
+"""Mutants: wrong backward passes, each one small substitution in the reference, most of them generated from its source.
+
+What people get wrong: an edge with a wrong gain; a local derivative that is missing, doubled or another one's; an operand,
+gate, time step or transpose that is another of the same shape; a reduction over too little or too much; a fault that shows
+only in some region, or only in the last digits.
+"""
+
+from __future__ import annotations
+
+import ast
+import copy
+import inspect
+import textwrap
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+
+from ..reference import backward, objectives, rewrite
+from ..reference.symbols import GATES
+from .edges import EDGES, GROUPS, HEAD_EDGES, INDEX, Edge, gained
+
+FACTORS = {
+    "missing": lambda n: 0.0,
+    "sign": lambda n: -1.0,
+    "twice": lambda n: 2.0,
+    "half": lambda n: 0.5,
+    "mean over batch": lambda n: 1 / n[1],
+    "mean over time": lambda n: 1 / n[0],
+}
+Gradients = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One wrong backward pass. `run(trace, s, head)` gives its gradients; `label` is the equation it breaks."""
+
+    id: str
+    kind: str
+    label: str
+    words: str
+    run: Callable[..., Gradients]
+    model: bool = False
+
+
+@cache
+def bank() -> tuple[Mutant, ...]:
+    """Every mutant, no id twice. None is equivalent to the reference for all inputs: each changes a term that is not zero."""
+    found = [*_edge_mutants(), *_derivatives(), *_operands(), *_steps(), *_written(), *_afterwards(), *_softmax()]
+    ids = [m.id for m in found]
+    assert len(set(ids)) == len(ids), sorted(i for i in ids if ids.count(i) > 1)
+    return tuple(found)
+
+
+def right(trace, s: dict, head: tuple | None = None) -> Gradients:
+    """The reference's own gradients, in the form in which mutants give theirs."""
+    return _named(*_through(backward.backward, objectives.softmax_backward, trace, s, head))
+
+
+def _through(backward_pass, softmax_pass, trace, s, head):
+    if head is None:
+        return backward_pass(trace, s["h"], s["h_T"], s["c_T"]), None
+    softmax, inputs = head
+    top = softmax_pass(softmax, trace.h, inputs["W_v"], inputs["y"], inputs["w"])
+    nothing = np.zeros_like(trace.h0)
+    return backward_pass(trace, top.dh_out, nothing, nothing), top
+
+
+def _named(g, top) -> Gradients:
+    H = g.dh0.shape[-1]
+    out = {"x": g.dx.copy(), "h0": g.dh0.copy(), "c0": g.dc0.copy()}
+    for n, k in enumerate(GATES):
+        out[f"W_{k}"], out[f"b_{k}"] = g.dW[n * H : (n + 1) * H].copy(), g.db[n * H : (n + 1) * H].copy()
+    return out if top is None else out | {"W_v": top.dW_v, "b_v": top.db_v}
+
+
+# --- edges with a wrong gain ---------------------------------------------------------------------------------------
+
+
+def _edge_mutants() -> Iterator[Mutant]:
+    twins = {"df", "di", "dc_tilde", "do"}  # each flows into one da_k only: the same mutants as da_k's
+    for edge in (*EDGES, *GROUPS, *HEAD_EDGES):
+        for name, factor in FACTORS.items():
+            if edge.id not in twins:
+                yield Mutant(f"edge:{edge.id}:{name}", "edge", edge.label, f"{edge.words}: {name}", _gain(edge, factor), edge in HEAD_EDGES)
+
+
+def _gain(edge: Edge, factor) -> Callable[..., Gradients]:
+    def run(trace, s, head=None):
+        table = np.ones((1, len(INDEX)), complex)
+        for member in edge.members or (edge.id,):
+            table[0, INDEX[member]] = factor(trace.h.shape)
+        return {k: v[0].real for k, v in gained(trace, table, s, head).items()}
+
+    return run
+
+
+# --- substitutions in the source -------------------------------------------------------------------------------------
+
+
+def _source(function) -> str:
+    return textwrap.dedent(inspect.getsource(function))
+
+
+def _compiled(function, old: str, new: str):
+    """The function with one piece of its text replaced."""
+    source = _source(function)
+    assert source.count(old) == 1, (function.__name__, old, source.count(old))
+    scope = dict(function.__globals__)
+    exec(compile(source.replace(old, new), f"<mutant of {function.__name__}>", "exec"), scope)
+    return scope[function.__name__]
+
+
+def _substituted(id_: str, kind: str, label: str, words: str, old: str, new: str, function=backward.backward) -> Mutant:
+    @cache
+    def passes():
+        wrong = _compiled(function, old, new)
+        return (wrong, objectives.softmax_backward) if function is backward.backward else (backward.backward, wrong)
+
+    def run(trace, s, head=None):
+        with np.errstate(all="ignore"):
+            return _named(*_through(*passes(), trace, s, head))
+
+    return Mutant(id_, kind, label, words, run, function is objectives.softmax_backward)
+
+
+def _derivatives() -> Iterator[Mutant]:
+    for k in "fio":
+        old = f"d{k}[t] * {k}[t] * (1 - {k}[t])"
+        sigma = f"(1 / (1 + np.exp(-{k}[t])))"
+        confusions = {
+            "σ' missing": f"d{k}[t]",
+            "σ for σ'": f"d{k}[t] * {k}[t]",
+            "1 − σ for σ'": f"d{k}[t] * (1 - {k}[t])",
+            "σ' with the wrong sign": f"d{k}[t] * {k}[t] * ({k}[t] - 1)",
+            "σ' squared": f"d{k}[t] * ({k}[t] * (1 - {k}[t])) ** 2",
+            "σ' of the activated gate": f"d{k}[t] * {sigma} * (1 - {sigma})",
+            "tanh' for σ'": f"d{k}[t] * (1 - {k}[t] ** 2)",
+            "σ' with a plus": f"d{k}[t] * {k}[t] * (1 + {k}[t])",
+        }
+        for words, new in confusions.items():
+            yield _substituted(f"derivative:da_{k}:{words}", "derivative", "B:preact", f"da_{k}: {words}", old, new)
+    confusions = {
+        "tanh' missing": "1",
+        "1 − g for 1 − g²": "(1 - c_tilde[t])",
+        "1 − 2g for 1 − g²": "(1 - c_tilde[t] * 2)",
+        "1 + g² for 1 − g²": "(1 + c_tilde[t] ** 2)",
+        "tanh' of the activated candidate": "(1 - np.tanh(c_tilde[t]) ** 2)",
+        "σ' for tanh'": "c_tilde[t] * (1 - c_tilde[t])",
+        "tanh' squared": "(1 - c_tilde[t] ** 2) ** 2",
+    }
+    for words, new in confusions.items():
+        yield _substituted(f"derivative:da_c:{words}", "derivative", "B:preact", f"da_c: {words}", "(1 - c_tilde[t] ** 2)", new)
+    confusions = {
+        "tanh' missing": "1",
+        "tanh' on raw c": "(1 - c[t] ** 2)",
+        "tanh' twice": "(1 - np.tanh(tanh_c[t]) ** 2)",
+        "1 − tanh c": "(1 - tanh_c[t])",
+        "1 − 2 tanh c": "(1 - 2 * tanh_c[t])",
+        "1 + tanh²c": "(1 + tanh_c[t] ** 2)",
+        "tanh' of c_{t-1}": "(1 - np.tanh(c_prev) ** 2)",
+    }
+    for words, new in confusions.items():
+        yield _substituted(f"derivative:dc:{words}", "derivative", "B:cell", f"dc: {words}", "(1 - tanh_c[t] ** 2)", new)
+
+
+STATE_LIKE = ("f[t]", "i[t]", "o[t]", "c_tilde[t]", "tanh_c[t]", "c[t]", "c_prev")
+GRADIENT_LIKE = ("dh[t]", "do[t]", "dc[t]", "df[t]", "di[t]", "dc_tilde[t]", "dc_next", "dh_next")
+
+
+def _operands() -> Iterator[Mutant]:
+    """Every operand of the time loop's equations replaced by every other quantity of its shape that exists by then."""
+    source = _source(backward.backward)
+    lines = source.splitlines()
+    loop = next(n for n in ast.walk(ast.parse(source)) if isinstance(n, ast.For))
+    known = ["dh_next", "dc_next"]
+    for statement in loop.body:
+        line = lines[statement.lineno - 1]
+        label = rewrite.LABEL.search(line)
+        if not label or label["label"] in ("B:split", "B:concat", "B:preact"):
+            continue
+        target = ast.unparse(statement.targets[0])
+        for node in _leaves(statement.value):
+            old = ast.unparse(node)
+            pool = (*STATE_LIKE, "1.0") if old in STATE_LIKE else tuple(k for k in GRADIENT_LIKE if k in known) if old in GRADIENT_LIKE else ()
+            for new in pool:
+                if new != old:
+                    changed = _replaced(statement, node, new)
+                    words = f"{target.removesuffix('[t]')}: {new.removesuffix('[t]')} for {old.removesuffix('[t]')}"
+                    words = words if new != "1.0" else f"{target.removesuffix('[t]')}: the factor {old.removesuffix('[t]')} is missing"
+                    indent = line[: len(line) - len(line.lstrip())]
+                    id_ = f"operand:{words}:{node.col_offset}"
+                    yield _substituted(id_, "operand", label["label"], words, line, f"{indent}{changed}")
+        known.append(target)
+
+
+def _leaves(node: ast.expr) -> Iterator[ast.expr]:
+    if isinstance(node, (ast.Subscript, ast.Name)):
+        yield node
+    elif not isinstance(node, ast.Constant):
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.expr):
+                yield from _leaves(child)
+
+
+def _replaced(statement: ast.stmt, node: ast.expr, new: str) -> str:
+    class Swap(ast.NodeTransformer):
+        def visit(self, seen):
+            same = getattr(seen, "col_offset", None) == node.col_offset and ast.dump(seen) == ast.dump(node)
+            return ast.parse(new, mode="eval").body if same else super().visit(seen)
+
+    changed = copy.deepcopy(statement)
+    changed.value = Swap().visit(changed.value)
+    return ast.unparse(changed)
+
+
+def _steps() -> Iterator[Mutant]:
+    """The right quantity at the wrong time step; at the ends the index wraps, as Python's does."""
+    lines = {
+        "do": ("do[t] = dh[t] * tanh_c[t]", ("tanh_c",)),
+        "dc": ("dc[t] = dh[t] * o[t] * (1 - tanh_c[t] ** 2) + dc_next", ("o", "tanh_c")),
+        "di": ("di[t] = dc[t] * c_tilde[t]", ("c_tilde",)),
+        "dc_tilde": ("dc_tilde[t] = dc[t] * i[t]", ("i",)),
+        "dc_next": ("dc_next = dc[t] * f[t]", ("f",)),
+        "dh": ("dh[t] = dh_out[t] + dh_next", ("dh_out",)),
+    }
+    labels = {"do": "B:output", "dc": "B:cell", "di": "B:gates", "dc_tilde": "B:gates", "dc_next": "B:carry", "dh": "B:hidden"}
+    for name, (line, operands) in lines.items():
+        for q in operands:
+            for shift, words in (("t - 1", "t−1"), ("(t + 1) % T", "t+1")):
+                new = line.replace(f"{q}[t]", f"{q}[{shift}]", 1) if name != q else line
+                yield _substituted(f"step:{name}:{q} of {words}", "step", labels[name], f"{name}: {q} of {words}", line, new)
+    wrapped = "c_prev = c[t - 1] if t > 0 else c0"
+    for words, new in {
+        "c_{t-1} wraps to c_T at the first step": "c_prev = c[t - 1]",
+        "c0 taken as zero": "c_prev = c[t - 1] if t > 0 else 0 * c0",
+        "c_t for c_{t-1}": "c_prev = c[t]",
+        "c_{t-2} for c_{t-1}": "c_prev = c[t - 2] if t > 1 else c0",
+        "c0 for every c_{t-1}": "c_prev = c0",
+    }.items():
+        yield _substituted(f"step:{words}", "step", "B:gates", words, wrapped, new)
+
+
+def _written() -> Iterator[Mutant]:
+    """What people write that no rule generates: reductions, transposes, carries, shifted and reversed time."""
+    gates = {k: f"da.all[..., {n}*H:{n + 1}*H]" for n, k in enumerate(GATES)}
+    B = "B:weights"
+    z = "outer_sum(da.all, z)"
+    table = [
+        ("dW uses h_t", "weights", B, z, "outer_sum(da.all, np.concatenate([trace.h, z[..., H:]], -1))"),
+        ("dW uses h_{t-2}", "weights", B, z, "outer_sum(da.all, np.concatenate([np.roll(z[..., :H], 1, 0), z[..., H:]], -1))"),
+        ("dW ignores h0", "weights", B, z, "outer_sum(da.all, np.concatenate([z[..., :H] * (np.arange(T) > 0)[:, None, None], z[..., H:]], -1))"),
+        ("dW takes the first row of h0 for all", "weights", B, z, "outer_sum(da.all, np.concatenate([np.where(np.arange(T)[:, None, None] > 0, z[..., :H], z[:1, :1, :H]), z[..., H:]], -1))"),
+        ("dW of the first step only", "reduction", B, z, "outer_sum(da.all[:1], z[:1])"),
+        ("dW of the last step only", "reduction", B, z, "outer_sum(da.all[-1:], z[-1:])"),
+        ("dW of the last row only", "reduction", B, z, "outer_sum(da.all[:, -1:], z[:, -1:])"),
+        ("dW without the first step", "reduction", B, z, "outer_sum(da.all[1:], z[1:])"),
+        ("dW sums rows before the product", "reduction", B, z, "outer_sum(da.all.sum(1, keepdims=True), z.sum(1, keepdims=True))"),
+        ("dW of x is the same in every row", "reduction", B, z, "outer_sum(da.all, np.concatenate([z[..., :H], np.broadcast_to(z[..., H:].mean(-1, keepdims=True), z[..., H:].shape)], -1))"),
+        ("dW before the activation derivative of o", "weights", B, z, "outer_sum(np.concatenate([da.f, da.i, da.c, do], -1), z)"),
+        ("db of the first step only", "reduction", "B:biases", "step_sum(da.all)", "step_sum(da.all[:1])"),
+        ("db of the last step only", "reduction", "B:biases", "step_sum(da.all)", "step_sum(da.all[-1:])"),
+        ("db of the last row only", "reduction", "B:biases", "step_sum(da.all)", "step_sum(da.all[:, -1:])"),
+        ("db without the first step", "reduction", "B:biases", "step_sum(da.all)", "step_sum(da.all[1:])"),
+        ("W_h not transposed", "transpose", "B:concat", "da.all[t] @ W_h", "da.all[t] @ np.concatenate([W_h[k * H : k * H + H].T for k in range(4)])"),
+        ("dh_next through the candidate only", "carry", "B:concat", "da.all[t] @ W_h", "da.c[t] @ W_h[2 * H : 3 * H]"),
+        ("dh_next from gate gradients before σ'", "carry", "B:concat", "da.all[t] @ W_h", "np.concatenate([df[t], di[t], da.c[t], do[t]], -1) @ W_h"),
+        ("dh_next from dc̃ before tanh'", "carry", "B:concat", "da.all[t] @ W_h", "np.concatenate([da.f[t], da.i[t], dc_tilde[t], da.o[t]], -1) @ W_h"),
+        ("the first step is skipped", "carry", "B:hidden", "for t in reversed(range(T)):", "for t in list(reversed(range(T)))[: max(T - 1, 1)]:"),
+        ("carries cut every second step", "carry", "B:carry", "dc_next = dc[t] * f[t]", "dc_next = dc[t] * f[t] * (t % 2 > 0 or t == 0); dh_next = dh_next * (t % 2 > 0 or t == 0)"),
+        ("carry clipped at ±0.2", "clip", "B:carry", "dc_next = dc[t] * f[t]", "dc_next = np.clip(dc[t] * f[t], -0.2, 0.2)"),
+        ("dc_next is df's own gradient", "carry", "B:carry", "dc_next = dc[t] * f[t]", "dc_next = dc[t] * da.f[t]"),
+        ("dc_next multiplied by do", "carry", "B:carry", "dc_next = dc[t] * f[t]", "dc_next = dc[t] * do[t]"),
+        ("dc_next from dh's path only", "carry", "B:carry", "dc_next = dc[t] * f[t]", "dc_next = dh[t] * o[t] * (1 - tanh_c[t] ** 2) * f[t]"),
+        ("dc_next from the carry only", "carry", "B:carry", "dc_next = dc[t] * f[t]", "dc_next = (dc[t] - dh[t] * o[t] * (1 - tanh_c[t] ** 2)) * f[t]"),
+        ("dh's path counted twice in dc", "carry", "B:cell", "(1 - tanh_c[t] ** 2) + dc_next", "(1 - tanh_c[t] ** 2) * 2 + dc_next"),
+        ("do ignores what comes back", "carry", "B:output", "do[t] = dh[t] * tanh_c[t]", "do[t] = dh_out[t] * tanh_c[t]"),
+        ("dc ignores dh's carry", "carry", "B:cell", "dc[t] = dh[t] * o[t]", "dc[t] = dh_out[t] * o[t]"),
+        ("what flows in is reversed in time", "time", "B:hidden", "dh[t] = dh_out[t] + dh_next", "dh[t] = dh_out[T - 1 - t] + dh_next"),
+        ("dx reversed in time", "time", "B:split", "dx = dz[..., H:]", "dx = dz[::-1, ..., H:]"),
+        ("dx off by one step", "time", "B:split", "dx = dz[..., H:]", "dx = np.roll(dz[..., H:], -1, 0)"),
+        ("dx is h's part where D = H, zero elsewhere", "split", "B:split", "dx = dz[..., H:]", "dx = dz[..., :H] if dz.shape[-1] == 2 * H else 0 * dz[..., H:]"),
+        ("dh0 is what flows in on h_1", "initial", "B:initial", "dh0, dc0 = dh_next, dc_next", "dh0, dc0 = dh_out[0] + 0 * dh_next, dc_next"),
+        ("dc0 is dc_1", "initial", "B:initial", "dh0, dc0 = dh_next, dc_next", "dh0, dc0 = dh_next, dc[0]"),
+        ("dh0 is dh_1", "initial", "B:initial", "dh0, dc0 = dh_next, dc_next", "dh0, dc0 = dh[0], dc_next"),
+        ("dh0 and dc0 exchanged", "initial", "B:initial", "dh0, dc0 = dh_next, dc_next", "dh0, dc0 = dc_next, dh_next"),
+        ("s_h and s_c exchanged", "initial", "B:hidden", "dh_next, dc_next = s_h, s_c", "dh_next, dc_next = s_c, s_h"),
+    ]  # fmt: skip
+    for words, kind, label, old, new in table:
+        yield _substituted(f"{kind}:{words}", kind, label, words, old, new)
+    for one in GATES:
+        for two in GATES:
+            if one != two:
+                swapped = [gates[two] if k == one else gates[k] for k in GATES]
+                new = f"outer_sum(np.concatenate([{', '.join(swapped)}], -1), z)"
+                yield _substituted(f"gate:dW_{one} is dW_{two}", "gate", B, f"dW_{one} is dW_{two}", z, new)
+                new = f"step_sum(np.concatenate([{', '.join(swapped)}], -1))"
+                yield _substituted(f"gate:db_{one} is db_{two}", "gate", "B:biases", f"db_{one} is db_{two}", "step_sum(da.all)", new)
+            if one < two:
+                order = [gates[two] if k == one else gates[one] if k == two else gates[k] for k in GATES]
+                joined = f"np.concatenate([{', '.join(order)}], -1)"
+                both = f"outer_sum({joined}, z)"
+                words = f"gates {one} and {two} exchanged in dW"
+                yield _substituted(f"gate:{words}", "gate", B, words, z, both)
+                words = f"gates {one} and {two} exchanged in what goes back"
+                new = "np.concatenate([" + ", ".join(g.replace("all[...,", "all[t][...,") for g in order) + "], -1) @ W_h"
+                yield _substituted(f"gate:{words}", "gate", "B:concat", words, "da.all[t] @ W_h", new)
+
+
+# --- changes to gradients on their way out ------------------------------------------------------------------------------
+
+
+def _afterwards() -> Iterator[Mutant]:
+    def after(id_, kind, words, change, label="B:weights"):
+        def run(trace, s, head=None):
+            return change(right(trace, s, head), trace)
+
+        return Mutant(f"{kind}:{id_}", kind, label, words, run)
+
+    def clip(limit, keys=""):
+        return lambda g, trace: {k: np.clip(v, -limit, limit) if k.startswith(keys) else v for k, v in g.items()}
+
+    def in_float32(g, trace):
+        return {k: v.astype(np.float32).astype(v.dtype) for k, v in g.items()}
+
+    def norm(g, trace):
+        size = np.sqrt(sum(np.sum(v**2) for v in g.values()))
+        return {k: v * min(1.0, 0.25 / size) if size else v for k, v in g.items()}
+
+    def where(key, condition, new=0.0):
+        def change(g, trace):
+            v = g[key]
+            v[condition(v, trace)] = new
+            return g
+
+        return change
+
+    yield after("every gradient at ±5", "clip", "a clip at ±5 on the way out", clip(5))
+    yield after("every gradient at ±1", "clip", "a clip at ±1 on the way out", clip(1))
+    yield after("weights at ±1", "clip", "weight gradients clipped at ±1", clip(1, "W_"))
+    yield after("norm at ¼", "clip", "the whole gradient clipped in norm", norm)
+    yield after("every gradient through float32", "precision", "gradients pass through a float32 buffer", in_float32)
+    for k in ("W_f", "W_o", "b_c", "x", "h0"):
+        words = f"d{k} passes through a float32 buffer"
+        yield after(f"d{k} through float32", "precision", words, lambda g, trace, k=k: {**g, k: in_float32({k: g[k]}, trace)[k]})
+    regions = {
+        "db_f beyond unit 16": ("b_f", lambda v, t: np.arange(len(v)) >= 16),
+        "dW_i beyond unit 8": ("W_i", lambda v, t: np.arange(len(v)) >= 8),
+        "dx from step 6 on": ("x", lambda v, t: np.arange(len(v)) >= 5),
+        "dx beyond row 2": ("x", lambda v, t: np.broadcast_to(np.arange(v.shape[1])[:, None] >= 2, v.shape)),
+        "dx beyond feature 8": ("x", lambda v, t: np.broadcast_to(np.arange(v.shape[2]) >= 8, v.shape)),
+        "dc0 where c0 is negative": ("c0", lambda v, t: t.c0 < 0),
+        "dh0 where the forget gate is above 0.9": ("h0", lambda v, t: t.f[0] > 0.9),
+        "dW_o where it is large": ("W_o", lambda v, t: np.abs(v) > 3),
+    }
+    for words, (key, condition) in regions.items():
+        yield after(f"{words} is zero", "region", f"{words} is zero", where(key, condition))
+
+
+def _softmax() -> Iterator[Mutant]:
+    f, label = objectives.softmax_backward, "B:logits"
+    dv = "dv = w[..., None] * head.y_hat - w[..., None] * onehot"
+    table = {
+        "without its weight": (label, dv, "dv = head.y_hat - onehot"),
+        "its sign": (label, dv, "dv = w[..., None] * onehot - w[..., None] * head.y_hat"),
+        "onehot dropped": (label, dv, "dv = w[..., None] * head.y_hat"),
+        "σ' on top": (label, dv, "dv = (w[..., None] * head.y_hat - w[..., None] * onehot) * head.y_hat * (1 - head.y_hat)"),
+        "mean over classes": (label, dv, "dv = (w[..., None] * head.y_hat - w[..., None] * onehot) / W_v.shape[0]"),
+        "class off by one": (label, "np.eye(W_v.shape[0])[y]", "np.eye(W_v.shape[0])[y - 1]"),
+        "weight on the class only": (label, dv, "dv = head.y_hat - w[..., None] * onehot"),
+        "mean over the weights": (label, dv, "dv = (w[..., None] * head.y_hat - w[..., None] * onehot) / max(w.sum(), 1e-9)"),
+        "dW_v of the last step": ("B:output-layer", "outer_sum(dv, h)", "outer_sum(dv[-1:], h[-1:])"),
+        "dW_v uses h_{t-1}": ("B:output-layer", "outer_sum(dv, h)", "outer_sum(dv, np.roll(h, 1, 0))"),
+        "db_v of the last row": ("B:output-layer", "step_sum(dv)", "step_sum(dv[:, -1:])"),
+        "dh from the last step's logits only": ("B:hidden", "rows(dv, W_v)", "rows(dv, W_v) * (np.arange(len(dv)) == len(dv) - 1)[:, None, None]"),
+    }  # fmt: skip
+    for words, (where, old, new) in table.items():
+        yield _substituted(f"softmax:{words}", "softmax", where, f"softmax gradient: {words}", old, new, f)
