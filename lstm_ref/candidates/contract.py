@@ -166,9 +166,18 @@ def prepare(candidate: Candidate, inputs: dict, dtype: np.dtype, memory: str = "
     return Call(candidate, user, shapes, _own_shapes(candidate.layout, user, shapes), dtype, n)
 
 
-def moved(call: Call, inputs: dict, dtype: np.dtype) -> Call:
-    """The same call at other inputs of the same sizes."""
-    return replace(call, inputs=encode(call.candidate.layout, inputs, dtype), dtype=dtype)
+def moved(call: Call, base: dict, along: dict, step: complex, dtype: np.dtype) -> Call:
+    """The same call a step along a direction; `base` and `along` are in the candidate's layout, `along` where it is not zero."""
+    inputs = {k: v.copy() if v.dtype.kind == "i" else (v + step * along[k] if k in along else v).astype(dtype) for k, v in base.items()}
+    return replace(call, inputs=inputs, dtype=dtype)
+
+
+def direction(candidate: Candidate, inputs: dict, name: str, values: np.ndarray) -> dict[str, np.ndarray]:
+    """A direction in one textbook input as the candidate's arrays, without those that are zero. Layouts are linear but for
+    the forget bias, which is no part of a direction."""
+    layout = replace(candidate.layout, forget_bias=0.0)
+    zeros = {k: np.zeros(v.shape) for k, v in inputs.items() if k not in ("y", "w")}
+    return {k: v for k, v in encode(layout, {**zeros, name: values}, np.dtype(np.float64)).items() if v.any()}
 
 
 def placed(q: np.ndarray, memory: str) -> np.ndarray:
@@ -190,7 +199,7 @@ def forward(call: Call, instance, taps: dict | None = None) -> Answer:
         outputs, _ = _pair(guarded(call, "pullback", instance.pullback, call.inputs), "pullback", "(outputs, pull)")
     else:
         outputs = guarded(call, "forward", instance.forward, call.inputs, *extra)
-    return answer(call, outputs, "forward", LAYER_OUTPUTS)
+    return answer(call, outputs, "forward", LAYER_OUTPUTS, read=LAYER_OUTPUTS)
 
 
 def run(call: Call, instance, cotangents: dict) -> tuple[Answer, Answer]:
@@ -253,17 +262,18 @@ def _start_model(call: Call, instance):
     return Answer({"J": value}, {}, {"J": J}), lambda cotangents: scaled
 
 
-def answer(call: Call, returned, where: str, due: tuple[str, ...]) -> Answer:
-    """A dict of the candidate's arrays, checked and converted. Raises Finding if it is no dict."""
+def answer(call: Call, returned, where: str, due: tuple[str, ...], read: tuple[str, ...] | None = None) -> Answer:
+    """A dict of the candidate's arrays, checked and converted; only those of `read`, if given. Raises Finding if it is no dict."""
     if not isinstance(returned, dict):
         raise Finding("contract.call", f"{where} returned {_kind(returned)}; a dict of arrays is due")
     layout, shapes = call.candidate.layout, call.own_shapes
     faults: dict[str, Finding] = {}
     good: dict[str, np.ndarray] = {}
     raw: dict[str, np.ndarray] = {}
+    wanted = shapes if read is None else {layout.name(k) for k in read}
     for name, value in returned.items():
-        if name not in shapes:
-            continue  # a key of the candidate's own
+        if name not in shapes or name not in wanted:
+            continue  # a key of the candidate's own, or one that is not asked for
         fault = None
         try:
             raw[name] = array = np.asarray(value)

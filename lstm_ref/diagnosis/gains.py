@@ -7,18 +7,19 @@ each, is an explanation; what does not is none.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
 
+from ..judgement import tolerances as tol
+from ..truth.differences import COMPLEX_STEP
 from .edges import EDGES, GROUPS, HEAD_EDGES, HEAD_GROUPS, INDEX, Edge, gained
 from .probe import Probe
 
 STARTS = (1.0, 0.0, -1.0)
 ITERATIONS = 10
-STEP = 1e-20  # of the complex step over a gain; it cancels
-SETTLED = 1e-5  # gains nearer than this to a value people get by mistake are that value, if it fits as well
 USUAL = {
     "missing": lambda n: 0.0,
     "with the wrong sign": lambda n: -1.0,
@@ -58,7 +59,7 @@ def groups_of(probe: Probe) -> tuple[Edge, ...]:
     return (*(g for g in GROUPS if not {"dh<-s", "dh<-s_h"} & set(g.members)), *HEAD_GROUPS, everything)
 
 
-def run(probe: Probe, edges: list[tuple[Edge, ...]], gains: list[tuple[complex, ...]]) -> dict[str, np.ndarray]:
+def run(probe: Probe, edges: Sequence[tuple[Edge, ...]], gains: Sequence[tuple[complex, ...]]) -> dict[str, np.ndarray]:
     """The gained gradients of a probe, one lane for each set of edges with its gains."""
     table = np.ones((len(edges), len(INDEX)), complex)
     for row, (chosen, values) in enumerate(zip(edges, gains, strict=True)):
@@ -71,7 +72,7 @@ def run(probe: Probe, edges: list[tuple[Edge, ...]], gains: list[tuple[complex, 
 def single(probes: list[Probe]) -> list[Fit]:
     """Every edge that explains all answers alone, best first; several if they cannot be told apart."""
     edges = [*edges_of(probes[0]), *groups_of(probes[0])]
-    found = {edge.id: [] for edge in edges}
+    found: dict[str, list[tuple[float, float]]] = {edge.id: [] for edge in edges}
     for probe in probes:
         if not edges:
             break
@@ -93,14 +94,14 @@ def _newton(probe: Probe, edges: list[Edge]) -> tuple[list[float], list[float]]:
     gain = np.array([start for _ in edges for start in STARTS])
     best_gain, best = gain.copy(), np.full(len(lanes), np.inf)
     for _ in range(ITERATIONS):
-        out = run(probe, lanes, [(g + STEP * 1j,) for g in gain])
+        out = run(probe, lanes, [(g + COMPLEX_STEP * 1j,) for g in gain])
         distance = probe.distance({k: v.real for k, v in out.items()})
         better = distance < best
         best_gain[better], best[better] = gain[better], distance[better]
         top, bottom = np.zeros(len(lanes)), np.zeros(len(lanes))
         for k, seen in probe.answers.items():
             weight = 1 / probe.limits[k] ** 2
-            slope = out[k].imag / STEP
+            slope = out[k].imag / COMPLEX_STEP
             axes = tuple(range(1, slope.ndim))
             top += weight * np.sum(slope * (seen - out[k].real), axis=axes)
             bottom += weight * np.sum(slope**2, axis=axes)
@@ -112,9 +113,9 @@ def _newton(probe: Probe, edges: list[Edge]) -> tuple[list[float], list[float]]:
 def _meaning(gains: list[float], probes: list[Probe]) -> str:
     """What gains that fit, one per case, mean in all of them; empty if they mean nothing in common."""
     for words, value in USUAL.items():
-        if all(abs(g - value(p.case.spec.sizes)) <= SETTLED for g, p in zip(gains, probes, strict=True)):
+        if all(abs(g - value(p.case.spec.sizes)) <= tol.GAIN_SETTLED for g, p in zip(gains, probes, strict=True)):
             return words
-    if max(gains) - min(gains) <= SETTLED and abs(gains[0] - 1) > SETTLED:
+    if max(gains) - min(gains) <= tol.GAIN_SETTLED and abs(gains[0] - 1) > tol.GAIN_SETTLED:
         return f"multiplied by {gains[0]:.6g}"
     return ""
 

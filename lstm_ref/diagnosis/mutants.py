@@ -178,12 +178,14 @@ def _operands() -> Iterator[Mutant]:
     for statement in loop.body:
         line = lines[statement.lineno - 1]
         label = rewrite.LABEL.search(line)
-        if not label or label["label"] in ("B:split", "B:concat", "B:preact"):
+        if not isinstance(statement, ast.Assign) or not label or label["label"] in ("B:split", "B:concat", "B:preact"):
             continue
         target = ast.unparse(statement.targets[0])
         for node in _leaves(statement.value):
             old = ast.unparse(node)
-            pool = (*STATE_LIKE, "1.0") if old in STATE_LIKE else tuple(k for k in GRADIENT_LIKE if k in known) if old in GRADIENT_LIKE else ()
+            pool = (
+                (*STATE_LIKE, "1.0") if old in STATE_LIKE else tuple(k for k in GRADIENT_LIKE if k in known) if old in GRADIENT_LIKE else ()
+            )
             for new in pool:
                 if new != old:
                     changed = _replaced(statement, node, new)
@@ -204,7 +206,7 @@ def _leaves(node: ast.expr) -> Iterator[ast.expr]:
                 yield from _leaves(child)
 
 
-def _replaced(statement: ast.stmt, node: ast.expr, new: str) -> str:
+def _replaced(statement: ast.Assign, node: ast.expr, new: str) -> str:
     class Swap(ast.NodeTransformer):
         def visit(self, seen):
             same = getattr(seen, "col_offset", None) == node.col_offset and ast.dump(seen) == ast.dump(node)
@@ -369,7 +371,7 @@ def _softmax() -> Iterator[Mutant]:
         "mean over classes": (label, dv, "dv = (w[..., None] * head.y_hat - w[..., None] * onehot) / W_v.shape[0]"),
         "class off by one": (label, "np.eye(W_v.shape[0])[y]", "np.eye(W_v.shape[0])[y - 1]"),
         "weight on the class only": (label, dv, "dv = head.y_hat - w[..., None] * onehot"),
-        "mean over the weights": (label, dv, "dv = (w[..., None] * head.y_hat - w[..., None] * onehot) / max(w.sum(), 1e-9)"),
+        "mean over the weights": (label, dv, "dv = (w[..., None] * head.y_hat - w[..., None] * onehot) / max(w.sum(), np.finfo(float).tiny)"),
         "dW_v of the last step": ("B:output-layer", "outer_sum(dv, h)", "outer_sum(dv[-1:], h[-1:])"),
         "dW_v uses h_{t-1}": ("B:output-layer", "outer_sum(dv, h)", "outer_sum(dv, np.roll(h, 1, 0))"),
         "db_v of the last row": ("B:output-layer", "step_sum(dv)", "step_sum(dv[:, -1:])"),

@@ -17,8 +17,6 @@ from ..reference.symbols import Sizes
 # no two sizes of one case are equal, and T, B differ from case to case, so that 1/B, 1/T and ½ can be told apart
 SIZES = (Sizes(3, 5, 2, 4, 3), Sizes(4, 3, 5, 2, 6), Sizes(5, 2, 3, 7, 4))
 SMALL = Sizes(2, 3, 1, 2, 3)  # for the search over pairs
-NEAR = 4.0  # an explanation may differ by so many tolerances: it sums up in another order than the candidate
-# the largest residual of a right explanation over the whole bank is 0.9, of a wrong one on the same cases never below 1e3
 
 
 @dataclass(frozen=True)
@@ -65,7 +63,7 @@ def probes(candidate: Candidate, precision: tol.Precision, sizes=SIZES) -> list[
             continue
         answers = {k: found.arrays[k] for k in candidate.gradient_names if k in found.arrays}
         point = Point(bench, case.inputs, case.cotangents)
-        limits = {k: NEAR * float(point.tolerance(k).max()) for k in answers}
+        limits = {k: tol.EXPLANATION_NEAR * float(point.tolerance(k).max()) for k in answers}
         trace, head = forward.forward(point.seen), None
         if candidate.model:
             head = (objectives.softmax_forward(trace.h, *(point.seen[k] for k in ("W_v", "b_v", "y", "w"))), point.seen)

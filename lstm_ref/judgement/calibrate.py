@@ -60,7 +60,7 @@ def _blocks(bench: Bench, case: cases.Case) -> Iterable[tuple]:
     blocks = [(k, v, point.truth.values[k], k) for k, v in outputs.arrays.items()]
     blocks += [(k, v, point.truth.gradients[k.partition(".")[0]], "d" + k.partition(".")[0]) for k, v in gradients.arrays.items()]
     for name, seen, due, key in blocks:
-        condition = point.condition(key)
+        condition = point.conditions[key]
         outcome = _with_tail(found, key.removeprefix("d") if key[1:] in BY_STEP else name.partition(".")[0], seen, due, key, bench).outcome
         scaled = np.abs(seen - due) / (bench.precision.u * condition.C)
         rms = float(np.sqrt(np.mean(scaled**2))) if seen.size >= tol.RMS_ENTRIES else 0.0

@@ -17,8 +17,9 @@ from .comparison import compare, compare_along, looks_like, worst_of
 from .tolerances import Condition, Precision
 from .verdict import FAIL, PASS, UNRESOLVED, Evidence
 
-BY_STEP = {*LAYER_INTERMEDIATES, "v", "y_hat"}
-ENTRY_BY_ENTRY = 4  # blocks of so few entries are differenced entry by entry under complex step
+INNER = (*LAYER_INTERMEDIATES, "v")
+BY_STEP = frozenset((*INNER, "y_hat", *(f"d{k}" for k in INNER)))
+ENTRY_BY_ENTRY = 2  # blocks of so few entries are differenced entry by entry under complex step
 LOWER = {"float64": "float32", "float32": "float16"}  # what a dtype may silently be computed in
 CONTRACT = ("call", "time", "keys", "shapes", "dtype", "finite")
 FORWARD = ("h", "c_T", "h_T")
@@ -71,24 +72,17 @@ class Point:
         return tol.noisy_run(self.seen, self.cotangents, self.bench.precision, sigmoid_tail, offset)
 
     @cached_property
-    def _conditions(self) -> dict[str, Condition]:
-        return {}
+    def conditions(self) -> dict[str, Condition]:
+        """The condition of every forward value ("h") and gradient ("dW_f")."""
+        return tol.conditions(self.lanes, self.bench.precision, BY_STEP)
 
-    def condition(self, key: str) -> Condition:
-        """The condition of a forward value ("h") or a gradient ("dW_f")."""
-        if key not in self._conditions:
-            self._conditions[key] = self._condition(self.lanes, key)
-        return self._conditions[key]
-
-    def tail_condition(self, key: str) -> Condition:
-        return self._condition(self.tail_lanes, key)
-
-    def _condition(self, lanes: tol.Lanes, key: str) -> Condition:
-        return tol.condition(lanes, key, self.bench.precision, key in BY_STEP or (key[1:] in BY_STEP and key[0] == "d"))
+    @cached_property
+    def tail_conditions(self) -> dict[str, Condition]:
+        return tol.conditions(self.tail_lanes, self.bench.precision, BY_STEP)
 
     def tolerance(self, of: str) -> np.ndarray:
         """The tolerance of the gradient of `of`, per entry."""
-        return tol.tolerance(self.condition(f"d{of}"), self.bench.u(f"d{of}"))
+        return tol.tolerance(self.conditions[f"d{of}"], self.bench.u(f"d{of}"))
 
 
 @dataclass
@@ -172,7 +166,7 @@ def _initial_state(found: Judged, outputs: Answer, bench: Bench) -> Evidence:
     zeros = {k: np.zeros_like(found.point.seen[k]) for k in ("h0", "c0")}
     due = autodiff.truth({**found.point.seen, **zeros}, found.case.cotangents).values["h"]
     seen = outputs.arrays.get("h")
-    if seen is not None and compare("h", seen, due, found.point.condition("h"), bench.precision, bench.u("h")).outcome == PASS:
+    if seen is not None and compare("h", seen, due, found.point.conditions["h"], bench.precision, bench.u("h")).outcome == PASS:
         sentence = (
             'h is what zero initial states give; h0 and c0 are ignored. If that is meant, declare supports = {"initial_state": False}'
         )
@@ -197,12 +191,12 @@ def _judge_gradients(found: Judged, bench: Bench, forward_right: bool) -> None:
 def _with_tail(found: Judged, name: str, seen: np.ndarray, due: np.ndarray, key: str, bench: Bench) -> Evidence:
     """Compare; what fails is judged again with σ's noise absolute, and then is a note on σ's tail, not a failure."""
     p, u, point = bench.precision, bench.u(key), found.point
-    evidence = compare(name, seen, due, point.condition(key), p, u)
-    if np.isfinite(due).all() and not np.isfinite(seen).all() and point.condition(key).in_range:
+    evidence = compare(name, seen, due, point.conditions[key], p, u)
+    if np.isfinite(due).all() and not np.isfinite(seen).all() and point.conditions[key].in_range:
         found.add("contract.finite", evidence)
     if evidence.outcome != FAIL or not np.isfinite(evidence.ratio):
         return evidence
-    again = compare(name, seen, due, point.tail_condition(key), p, u)
+    again = compare(name, seen, due, point.tail_conditions[key], p, u)
     if again.outcome == FAIL:
         return evidence
     note = f"σ loses relative accuracy in its tail (as ½(1 + tanh(a/2)) does): {name} is off by {evidence.ratio:.3g} tolerances"
@@ -289,13 +283,12 @@ def _directions(seen: np.ndarray, rng: np.random.Generator, exact: bool):
 def _along(call: contract.Call, instance, case: Case, name: str, direction: np.ndarray, tapped: bool):
     """J of the candidate's own forward pass, as a function of a real or imaginary step along a direction."""
 
+    base = {k: v.astype(np.float64) if v.dtype.kind != "i" else v for k, v in call.inputs.items()}
+    along = {} if tapped else contract.direction(call.candidate, case.inputs, name, direction)
+
     def J(step):
-        exact = isinstance(step, complex)
-        dtype = np.dtype(np.complex128) if exact else call.dtype
-        inputs = case.inputs if tapped else {**case.inputs, name: case.inputs[name] + step * direction}
-        if exact:
-            inputs = {k: v if k == "y" else v.astype(dtype) for k, v in inputs.items()}
-        there = contract.moved(call, inputs, dtype)
+        dtype = np.dtype(np.complex128) if isinstance(step, complex) else call.dtype
+        there = contract.moved(call, base, along, step, dtype)
         if call.candidate.model:
             outputs, _ = contract.start(there, instance)
             return outputs.arrays["J"][()]
@@ -348,7 +341,7 @@ def measure_precision(bench: Bench, cases: list[Case]) -> Evidence:
         blocks = [(k, v, point.truth.values[k], k) for k, v in outputs.arrays.items()]
         blocks += [(k, v, point.truth.gradients[k], f"d{k}") for k, v in gradients.arrays.items() if "." not in k]
         for k, seen, due, key in blocks:
-            condition = point.condition(key)
+            condition = point.conditions[key]
             own = compare(k, seen, due, condition, p).outcome == FAIL
             passes = compare(k, seen, due, condition, p, lower.u).outcome != FAIL
             votes.setdefault(key, []).append(own and passes and looks_like(seen, due, lower.dtype, lower.u))
@@ -381,5 +374,5 @@ def truth_holds(bench: Bench, case: Case, name: str, index: tuple[int, ...]) -> 
     rounding = _rounding_of_J(point, Bench(bench.candidate, float64, None))
     scale = float(np.abs(due).max())
     d = differences.six_point(J, rounding, tol.DIFFERENCE_BOUND, scale, np.sqrt(float64.u) * scale)
-    own = tol.KAPPA * float64.u * float(point.condition(f"d{name}").C[index])
+    own = tol.KAPPA * float64.u * float(point.conditions[f"d{name}"].C[index])
     return abs(d.value - float(due[index])) <= d.bound + own

@@ -19,6 +19,7 @@ from .. import cases
 from ..candidates.contract import Candidate, Finding
 from ..cases import Case, Spec
 from ..reference.symbols import Sizes
+from ..truth import autodiff
 from . import tolerances as tol
 from .comparison import worst_of
 from .judge import Bench, Judged, judge, measure_precision, truth_holds
@@ -154,10 +155,14 @@ def _run_one(target, faces, profile, dtype, seed, only, progress, declared) -> V
         return _verdict(target, profile, seed, results, 0, began, "textbook", (reason,))
     sheet = _Sheet({c.id: c for c in checks}, wanted, {k for face in faces for k in face.gradient_names})
     benches = [Bench(face, tol.PRECISIONS[dtype], face.make()) for face in faces]
-    hung, total = _first_impressions(sheet, benches), len(cases.CORNERS) + profile.draws
+    for sizes in autodiff.BUCKETS:
+        autodiff.compiled(sizes)
+    hung, total, started = _first_impressions(sheet, benches), len(cases.CORNERS) + profile.draws, time.monotonic()
+    stopped: tuple[str, ...] = ()
     for n, (spec, bench) in enumerate(_stream(benches, profile, seed)):
         progress(min(n // len(benches), total), total, dtype)
-        if profile.seconds and n >= len(cases.CORNERS) * len(benches) and time.monotonic() - began > profile.seconds:
+        if profile.seconds and n >= len(cases.CORNERS) * len(benches) and time.monotonic() - started > profile.seconds:
+            stopped = (f"stopped after {n} of {total * len(benches)} cases, since {profile.name} judges for {profile.seconds:g} s at most",)
             break
         if hung := hung or _judge_one(sheet, bench, spec, n // len(benches), profile):
             break
@@ -165,7 +170,7 @@ def _run_one(target, faces, profile, dtype, seed, only, progress, declared) -> V
     results = _accusing_ourselves(sheet.results(dtype), sheet, benches)
     results = _with_counterexamples(target, results, sheet, benches, dtype)
     self_consistent = any(r.id in FORWARD_CHECKS and r.outcome == FAIL for r in results)
-    notes = (*sheet.notes(), *_vacuity(sheet))
+    notes = (*sheet.notes(), *_vacuity(sheet), *stopped)
     return _verdict(target, profile, seed, results, sheet.judged, began, "self-consistency" if self_consistent else "textbook", notes)
 
 

@@ -12,6 +12,8 @@ This is the only module with tolerance literals. Each was measured; the `calibra
 
 from __future__ import annotations
 
+import functools
+import math
 from typing import NamedTuple
 
 import ml_dtypes
@@ -31,6 +33,8 @@ RANGE_SHARE = 1 / 16  # a value above this share of the dtype's largest number m
 CURVATURE = 0.05  # |g₊ + g₋ − 2g| over |g₊ − g₋| above which first order no longer holds ...
 CURVATURE_MATTERS = 0.3  # ... and matters, when the noise reaches this share of the block
 DIFFERENCE_BOUND = 3  # textbook error bounds of differences cover the truth 23-97 % of the time; three times them does
+EXPLANATION_NEAR = 4  # tolerances that a diagnosis may be off by: it sums in another order than the candidate it explains
+GAIN_SETTLED = 1e-5  # fitted gains nearer than this to each other, or to a value people get by mistake, are equal
 LOOK_ALIKE = (1 / 64, 4)  # median error/(u₃₂·|g|) between these looks like arithmetic in the lower precision
 
 INDEPENDENT, SAME_STEPS, SAME_UNITS = 8, 4, 4  # noise draws: free, repeated at every t and b, at every unit too
@@ -38,6 +42,7 @@ DRAWS = INDEPENDENT + SAME_STEPS + SAME_UNITS
 MIRRORED = (1, 1 + INDEPENDENT)  # these lanes are repeated with −ξ
 LANES = 1 + DRAWS + len(MIRRORED)  # lane 0 is clean
 NOISE_SEED = 20_111
+SMALL_NOISE = 2**13  # numbers; thousands of draws up to this size are kept for the next case of the same sizes, larger ones a few
 
 
 class Precision(NamedTuple):
@@ -145,18 +150,20 @@ class _Noise:
 
     def __init__(self, precision: Precision, sigmoid_tail: bool, forget_bias: float):
         self.p, self.sigmoid_tail, self.forget_bias = precision, sigmoid_tail, forget_bias
-        self.random = np.random.default_rng(NOISE_SEED)
+        self.stores: dict[str, int] = {}
         self.peak = 0.0
         self.v = np.zeros(0)  # the logits, once they are formed
-        self.repeated: dict[tuple[str, int], tuple[np.ndarray, np.ndarray]] = {}
 
     def __call__(self, name: str, label: str, index, *terms) -> np.ndarray:
         q = rewrite.total(terms)
         if name == "z":  # copied, not computed
             return q.value
-        self.peak = max(self.peak, float(q.magnitude.max(initial=0.0)))
-        scale = np.maximum(self._magnitude(name, q), self.p.m_gate if label == "F:gates" else self.p.m)
-        return q.value + (self.p.eta * max(1.0, q.n / KAPPA)) * scale * self._xi(name, q.value.shape)
+        self.peak = float(np.maximum(self.peak, q.magnitude.max(initial=0.0)))  # NaN stays
+        noise = np.maximum(self._magnitude(name, q), self.p.m_gate if label == "F:gates" else self.p.m)
+        noise *= self.p.eta * max(1.0, q.n / KAPPA)
+        noise = noise * self._xi(name, q.value.shape)
+        noise += q.value
+        return noise
 
     def _magnitude(self, name: str, q: rewrite.Sum) -> np.ndarray:
         if self.sigmoid_tail and name in ("f", "i", "o"):
@@ -172,43 +179,61 @@ class _Noise:
         return q.magnitude
 
     def _xi(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
-        xi = np.empty(shape)
-        lanes = np.moveaxis(xi, -2 if name in ("db", "db_v", "J") else -3, 0)
-        free, last, end = 1 + INDEPENDENT, shape[-1], 1 + DRAWS
-        if (name, last) not in self.repeated:
-            self.repeated[name, last] = (self._draw((SAME_STEPS, last)), self._draw((SAME_UNITS, 1)))
-        steps, units = self.repeated[name, last]
-        middle = (1,) * (lanes.ndim - 2)
-        lanes[0] = 0
-        lanes[1:free] = self._draw(lanes[1:free].shape)
-        lanes[free : free + SAME_STEPS] = steps.reshape(SAME_STEPS, *middle, last)
-        lanes[free + SAME_STEPS : end] = units.reshape(SAME_UNITS, *middle, 1)
-        for k, lane in enumerate(MIRRORED):
-            lanes[end + k] = -lanes[lane]
-        return xi
-
-    def _draw(self, shape) -> np.ndarray:
-        r = self.random.random(shape)
-        return np.where(r < 0.5, r - 1, r)  # ±U[½, 1]
+        """The noise of one store. It depends on nothing but the name, the shape and how often the name was stored."""
+        self.stores[name] = count = self.stores.get(name, 0) + 1
+        small = math.prod(shape) <= SMALL_NOISE
+        return (_small_noise if small else _large_noise)(name, count, shape)
 
 
-def condition(run: Lanes, key: str, p: Precision, by_step: bool) -> Condition:
-    """The condition of one block of a noisy run; `by_step` when its first axis is time."""
-    lanes, peak = run.values[key], run.peak if key[0] == "d" else run.forward_peak
-    clean, draws, mirrored = lanes[0], lanes[1 : 1 + DRAWS], lanes[1 + DRAWS :]
+def _draw_noise(name: str, count: int, shape: tuple[int, ...]) -> np.ndarray:
+    lanes = np.empty(shape)
+    by_lane = np.moveaxis(lanes, -2 if name in ("db", "db_v", "J") else -3, 0)
+    free, last, end = 1 + INDEPENDENT, shape[-1], 1 + DRAWS
+    always = np.random.default_rng([NOISE_SEED, last, *name.encode()])  # for draws that repeat from step to step
+    steps, units = _signed(always, (SAME_STEPS, last)), _signed(always, (SAME_UNITS, 1))
+    middle = (1,) * (by_lane.ndim - 2)
+    by_lane[0] = 0
+    by_lane[1:free] = _signed(np.random.default_rng([NOISE_SEED, count, *name.encode()]), by_lane[1:free].shape)
+    by_lane[free : free + SAME_STEPS] = steps.reshape(SAME_STEPS, *middle, last)
+    by_lane[free + SAME_STEPS : end] = units.reshape(SAME_UNITS, *middle, 1)
+    for k, lane in enumerate(MIRRORED):
+        by_lane[end + k] = -by_lane[lane]
+    return lanes
+
+
+_small_noise = functools.lru_cache(maxsize=4096)(_draw_noise)  # every case of the same sizes meets the same noise
+_large_noise = functools.lru_cache(maxsize=16)(_draw_noise)
+
+
+def _signed(random: np.random.Generator, shape) -> np.ndarray:
+    r = random.random(shape)
+    return np.where(r < 0.5, r - 1, r)  # ±U[½, 1]
+
+
+def conditions(run: Lanes, p: Precision, by_step: frozenset[str]) -> dict[str, Condition]:
+    """The condition of every block of a noisy run, all at once; blocks in `by_step` begin with a time axis of their own."""
+    flat = np.concatenate([v.reshape(LANES, -1) for v in run.values.values()], axis=1)
+    clean, draws, mirrored, plus = flat[0], flat[1 : 1 + DRAWS], flat[1 + DRAWS :], flat[list(MIRRORED)]
+    limit = p.largest * RANGE_SHARE
     with np.errstate(all="ignore"):
-        limit = p.largest * RANGE_SHARE
-        in_range = bool(peak <= limit and np.abs(lanes).max(initial=0.0) <= limit)  # NaN is not in range
         size = np.abs(clean)
-        C = np.maximum(np.maximum(np.abs(draws - clean).max(0) / p.eta, size), p.m)
-        axes = tuple(range(1, C.ndim)) if by_step and C.ndim > 1 else None
-        C = C + BLOCK_SHARE * C.max(axis=axes, keepdims=True)
-        scale = max(float(size.max(initial=0.0)), p.m)
-        plus = lanes[list(MIRRORED)]
-        bent = np.abs(plus + mirrored - 2 * clean).max(initial=0.0)
-        span = np.abs(plus - mirrored).max(initial=0.0)
-        first_order = not (bent > CURVATURE * span and p.eta * C.max() > CURVATURE_MATTERS * scale)
-    return Condition(clean, C, scale, in_range, first_order)
+        C = np.maximum(np.maximum(np.maximum(draws.max(0) - clean, clean - draws.min(0)) / p.eta, size), p.m)
+        bent = np.abs(plus + mirrored - 2 * clean).max(0)
+        span = np.abs(plus - mirrored).max(0)
+        largest = np.maximum(np.abs(flat.max(0)), np.abs(flat.min(0)))
+        found, start = {}, 0
+        for key, lanes in run.values.items():
+            shape = lanes.shape[1:]
+            here = slice(start, start := start + math.prod(shape))
+            block = C[here].reshape(shape)
+            peak = np.maximum(run.peak if key[0] == "d" else run.forward_peak, largest[here].max())
+            share = block.reshape(shape[0], -1).max(1).reshape(-1, *(1,) * (len(shape) - 1)) if key in by_step else block.max()
+            scale = max(float(size[here].max()), p.m)
+            bends = float(bent[here].max()) > CURVATURE * float(span[here].max())
+            first_order = not (bends and p.eta * float(block.max()) > CURVATURE_MATTERS * scale)
+            # a peak that is NaN is not in range
+            found[key] = Condition(clean[here].reshape(shape), block + BLOCK_SHARE * share, scale, bool(peak <= limit), first_order)
+    return found
 
 
 def tolerance(c: Condition, u: float) -> np.ndarray:

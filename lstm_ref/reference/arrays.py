@@ -9,6 +9,8 @@ import numpy as np
 
 from .symbols import BIASES, WEIGHTS
 
+OVERFLOWS = -700.0  # e^{−a} of anything below may overflow in float64
+
 
 class Gates:
     """Four arrays side by side on the last axis, one per gate: `g.f`, `g.i`, `g.c`, `g.o` are views of `g.all`."""
@@ -51,7 +53,7 @@ def _steps_last(q: np.ndarray) -> np.ndarray:
 
 def sigmoid(a: np.ndarray) -> np.ndarray:
     """σ(a) = 1 / (1 + e^{−a}), accurate relative to its own size in both tails, for real and complex a."""
-    if np.iscomplexobj(a):  # e^{−a} overflows to inf + nan·1j, so take the side that cannot
+    if a.dtype.kind == "c" and a.real.min(initial=0.0) < OVERFLOWS:  # to inf + nan·1j, so take the side that does not
         e = np.exp(np.where(a.real < 0, a, -a))
         return np.where(a.real < 0, e, 1) / (1 + e)
     with np.errstate(over="ignore"):  # e^{−a} = inf gives σ = 0, which is σ rounded
