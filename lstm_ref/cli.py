@@ -109,6 +109,32 @@ def calibrate(
     raise typer.Exit(FAIL if any(row.failed for row in rows) else PASS)
 
 
+@app.command()
+def power(
+    profile: Annotated[str, typer.Option(help="quick, dev, ci or nightly")] = "quick",
+    dtype: Annotated[str, typer.Option(help="dtypes, with commas")] = "float64",
+    matrix: Annotated[pathlib.Path | None, typer.Option(help="also write the kill matrix (mutant × check) as CSV")] = None,
+) -> None:
+    """Measure what the checks catch: a bank of wrong backward passes, and the smallest error. Exit code 1 if a mutant survives."""
+    from .diagnosis.power import power as measure
+    from .report import power as report
+    from .report import terminal
+
+    console, survivors, texts = Console(), 0, []
+    try:
+        for name in _dtypes(dtype) or ():
+            with terminal.progress(Console(stderr=True)) as progress:
+                found = measure(profile, name, progress)
+            report.show(console, found)
+            survivors += sum(not k.checks for k in found.kills)
+            texts.append(report.matrix(found))
+    except ValueError as error:
+        raise _usage(error) from None
+    if matrix is not None:
+        matrix.write_text("\n".join(texts), encoding="utf-8")
+    raise typer.Exit(FAIL if survivors else PASS)
+
+
 def _at_sizes(face, text: str | None):
     """The candidate with some sizes held fixed, as if it supported no others."""
     if not text:
