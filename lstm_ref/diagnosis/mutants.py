@@ -269,7 +269,7 @@ def _written() -> Iterator[Mutant]:
         ("dh_next through the candidate only", "carry", "B:concat", "da.all[t] @ W_h", "da.c[t] @ W_h[2 * H : 3 * H]"),
         ("dh_next from gate gradients before σ'", "carry", "B:concat", "da.all[t] @ W_h", "np.concatenate([df[t], di[t], da.c[t], do[t]], -1) @ W_h"),
         ("dh_next from dc̃ before tanh'", "carry", "B:concat", "da.all[t] @ W_h", "np.concatenate([da.f[t], da.i[t], dc_tilde[t], da.o[t]], -1) @ W_h"),
-        ("the first step is skipped", "carry", "B:hidden", "for t in reversed(range(T)):", "for t in list(reversed(range(T)))[: max(T - 1, 1)]:"),
+        ("the first step is skipped", "carry", "B:hidden", "for t in reversed(range(T)):", "da.all[...] = 0\n    dz[...] = 0\n    for t in list(reversed(range(T)))[: max(T - 1, 1)]:"),
         ("carries cut every second step", "carry", "B:carry", "dc_next = dc[t] * f[t]", "dc_next = dc[t] * f[t] * (t % 2 > 0 or t == 0); dh_next = dh_next * (t % 2 > 0 or t == 0)"),
         ("carry clipped at ±0.2", "clip", "B:carry", "dc_next = dc[t] * f[t]", "dc_next = np.clip(dc[t] * f[t], -0.2, 0.2)"),
         ("dc_next is df's own gradient", "carry", "B:carry", "dc_next = dc[t] * f[t]", "dc_next = dc[t] * da.f[t]"),

@@ -77,7 +77,8 @@ def _line(console: Console, r: Result) -> None:
         if r.worst.index:
             worst += f" at {words.entry(r.worst)}"
     unresolved = f", {r.unresolved} unresolved" if r.unresolved else ""
-    reason = f"  {r.reason}" if r.reason and r.outcome != PASS and not (r.outcome == FAIL and worst and r.worst.index) else ""
+    said = r.worst is not None and worst and r.reason == r.worst.rule
+    reason = f"  {r.reason}" if r.reason and r.outcome != PASS and not said else ""
     console.print(
         f"  [{STYLE[r.outcome]}]{r.outcome:<11}[/] {r.id:<28} {r.cases:>5} cases{unresolved:<15} {escape(worst)}{escape(reason)}",
         highlight=False,

@@ -199,6 +199,17 @@ def _literal(arrays: dict) -> str:
     return "{\n" + "\n".join(parts) + "\n}"
 
 
+def identified(reading, declared: Layout) -> str:
+    """What `identify` says of a reading."""
+    if reading is None:
+        return "no layout and no variant that is known here makes the forward pass an LSTM"
+    fields = reading.declaration(declared)
+    if not fields and not reading.words:
+        return "the forward pass is the textbook LSTM in the layout that is declared"
+    what = f"an LSTM with {reading.words}" if reading.words else "the textbook LSTM in another layout"
+    return f"the forward pass is {what}" + (f"; write {fields} in the layout" if fields else "")
+
+
 def summary_line(r: Result) -> str:
     """One check as one line of plain text, for pytest."""
     worst = f", worst {ratio(r.worst.ratio)} of tolerance" if r.worst is not None and r.outcome in (PASS, FAIL) else ""

@@ -1,0 +1,217 @@
+"""Diagnosis: the wrong term is named, in words; what is right, random or unknown is never explained."""
+
+import numpy as np
+import pytest
+
+from lstm_ref import verify
+from lstm_ref.candidates.load import plug
+from lstm_ref.diagnosis import edges, gains, mutants, power
+from lstm_ref.diagnosis.explain import explain
+from lstm_ref.judgement import reading, run, selftest
+from lstm_ref.judgement import tolerances as tol
+from lstm_ref.report import words
+
+from .planted import FAULTS
+from .strangers import CellByCell, KerasStyle, WrongGateOrder
+
+BANK = mutants.bank()
+FLOAT64 = tol.PRECISIONS["float64"]
+
+
+def candidate(mutant):
+    return power._candidate(lambda: power.as_candidate(mutant), mutant.model)
+
+
+def named(mutant, found) -> bool:
+    """Whether the explanation names the mutant, or an edge whose gain is the same mistake."""
+    same = {
+        "σ' with the wrong sign": "with the wrong sign",
+        "its sign": "with the wrong sign",
+        "counted twice in dc": "counted twice",
+        "the factor tanh_c is missing": "missing",
+        "zero elsewhere": "missing",
+    }
+    told = [text for _, text in found.names] + [f"edge:{f.edges[0].id}:" for f in found.fits]
+    if mutant.words in told or any(mutant.id.startswith(t) for t in told if t.startswith("edge:")):
+        return True
+    return any(mutant.id.partition(":")[2].find(k) >= 0 and found.fits and found.fits[0].wrong == (v,) for k, v in same.items())
+
+
+def test_bank_is_large_and_covers_every_backward_equation():
+    assert len(BANK) > 450
+    labels = {m.label for m in BANK}
+    assert {"B:logits", "B:output-layer", "B:hidden", "B:output", "B:cell", "B:gates", "B:preact", "B:concat", "B:split"} <= labels
+    assert {"B:carry", "B:weights", "B:biases", "B:initial"} <= labels
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_quick_kills_the_bank(dtype):
+    found = power.power("quick", dtype)
+    survivors = [k.mutant.id for k in found.kills if not k.checks and k.mutant.kind != "precision"]
+    assert not survivors
+    assert found.false_alarms == 0
+    if dtype == "float64":
+        assert all(k.checks for k in found.kills)
+        assert found.entry < 1e-12
+    else:
+        assert found.entry < 1e-3
+
+
+def test_right_term_comes_first_on_the_bank():
+    """Every fifth mutant; `lstm-ref power` and the docs have the whole bank."""
+    sample = [m for m in BANK if m.kind != "region"][::5]
+    missed = []
+    for mutant in sample:
+        found = explain(candidate(mutant), FLOAT64)
+        if found is None or not named(mutant, found):
+            missed.append(mutant.id)
+    assert len(missed) <= 0.03 * len(sample), missed
+
+
+def test_pairs_of_edges_are_found():
+    rng, good, total = np.random.default_rng(5), 0, 15
+    for _ in range(total):
+        one, two = (edges.EDGES[k] for k in rng.choice(len(edges.EDGES), 2, replace=False))
+        wrong = [gains.PAIR_GAINS[k] for k in rng.integers(0, len(gains.PAIR_GAINS), 2)]
+
+        def spoil(trace, s, head=None, pair=(one, two), wrong=wrong):
+            n = type("n", (), {"T": trace.h.shape[0], "B": trace.h.shape[1]})
+            table = np.ones((1, len(edges.INDEX)), complex)
+            for edge, w in zip(pair, wrong, strict=True):
+                table[0, edges.INDEX[edge.id]] = gains.USUAL[w](n)
+            return {k: v[0].real for k, v in edges.gained(trace, table, s, head).items()}
+
+        found = explain(candidate(mutants.Mutant("pair", "pair", "", "", spoil)), FLOAT64)
+        good += found is not None and any({e.id for e in f.edges} == {one.id, two.id} for f in found.fits)
+    assert good >= 0.8 * total
+
+
+def test_right_and_random_gradients_are_never_explained():
+    def random(trace, s, head=None):
+        rng = np.random.default_rng(len(trace.h))
+        return {k: v * (1 + 0.01 * rng.standard_normal(v.shape)) for k, v in mutants.right(trace, s, head).items()}
+
+    assert explain(candidate(mutants.Mutant("random", "random", "", "", random)), FLOAT64) is None
+    for dtype in ("float64", "float32"):
+        assert explain(plug(CellByCell)[0], tol.PRECISIONS[dtype]) is None
+
+
+def test_explanation_needs_weight_gradients_only_and_works_in_any_layout_and_in_float32():
+    class Partial(KerasStyle):
+        supports = {"x_gradient": False, "h0_gradient": False, "c0_gradient": False}  # noqa: RUF012
+
+        def pullback(self, p):
+            outputs, pull = super().pullback(p)
+
+            def weights_only(s):
+                found = pull({**s, "c_T": 0 * s["c_T"]})
+                return {k: found[k] for k in ("kernel", "recurrent_kernel", "bias")}
+
+            return outputs, weights_only
+
+    for dtype in ("float64", "float32"):
+        found = explain(plug(Partial)[0], tol.PRECISIONS[dtype])
+        assert found.fits[0].edges[0].id == "dc<-s_c"
+        assert found.fits[0].wrong == ("missing",)
+
+
+def test_explanation_reads_like_a_colleagues():
+    verdict = verify(FAULTS["c_T's cotangent ignored"][0])
+    text = words.explanation(verdict)
+    assert "the cotangent of the returned c_T is missing (B:cell): gain" in text
+    assert "on dc<-s_c, every other edge 1" in text
+    assert "this explains all of the 11 wrong gradients" in text
+    assert not words.explanation(verify(CellByCell, only="grad.*"))
+
+
+def test_self_test_catches_a_blind_comparator(monkeypatch):
+    assert all(selftest.misjudged(d) == [] for d in tol.PRECISIONS)
+    monkeypatch.setattr(tol, "KAPPA", 1e16)
+    assert any("is not caught" in problem for problem in selftest.misjudged("float64"))
+    verdict = verify(CellByCell, only="grad.x.autodiff")
+    assert verdict.outcome == "inconclusive"
+    assert "lstm-ref misjudges gradients that it knows" in verdict.notes[0]
+
+
+def test_a_deaf_comparator_has_no_verdict(monkeypatch):
+    monkeypatch.setattr(tol, "KAPPA", 1e-6)
+    monkeypatch.setattr(tol, "RMS_LIMIT", 1e-9)
+    assert run.misjudged("float64")[0].startswith("a right gradient fails")
+
+
+class Misdeclared(KerasStyle):
+    layout = {  # noqa: RUF012
+        "order": "fogi",
+        "packed": True,
+        "joint": "split",
+        "transposed": True,
+        "batch_first": True,
+        "names": {"W_x": "kernel", "W_h": "recurrent_kernel", "b": "bias"},
+    }
+
+
+class MisdeclaredAndWrong(Misdeclared):
+    def pullback(self, p):
+        outputs, pull = super().pullback(p)
+        return outputs, lambda s: {k: -v if k == "bias" else v for k, v in pull(s).items()}
+
+
+def test_a_wrong_layout_fails_once_with_the_layout_to_write():
+    verdict = verify(Misdeclared)
+    assert [r.id for r in verdict.failures()] == ["forward.h"]
+    assert (
+        "order='ifoc'" in verdict.failures()[0].reason
+        or "order='ifgo'" in verdict.failures()[0].reason
+        or "order='i" in verdict.failures()[0].reason
+    )
+    wrong = verify(MisdeclaredAndWrong)
+    failed = {r.id for r in wrong.failures()}
+    assert {"forward.h", "grad.b_f.autodiff"} <= failed
+    assert "grad.W_f.autodiff" not in failed
+
+
+class Identity(CellByCell):
+    """Right, with h = o ⊙ c."""
+
+    def pullback(self, p):
+        h, c, saved, out = p["h0"], p["c0"], [], []
+        for x in p["x"]:
+            z = np.hstack([h, x])
+            f, i, o = (self.sigmoid(z @ p[f"W_{k}"].T + p[f"b_{k}"]) for k in "fio")
+            g = np.tanh(z @ p["W_c"].T + p["b_c"])
+            saved.append((z, f, i, o, g, c))
+            c = f * c + i * g
+            h = o * c
+            out.append(h)
+        last = c
+
+        def pull(s):
+            grads = {k: np.zeros_like(v) for k, v in p.items()}
+            dh_next, dc_next, now = 0 * p["h0"], s["c_T"], last
+            for t in range(len(saved) - 1, -1, -1):
+                z, f, i, o, g, before = saved[t]
+                dh = s["h"][t] + dh_next
+                dc = dc_next + dh * o
+                da = {"f": dc * before * f * (1 - f), "i": dc * g * i * (1 - i), "c": dc * i * (1 - g * g), "o": dh * now * o * (1 - o)}
+                dz = sum(da[k] @ p[f"W_{k}"] for k in "fico")
+                for k in "fico":
+                    grads[f"W_{k}"] += da[k].T @ z
+                    grads[f"b_{k}"] += da[k].sum(0)
+                dh_next, grads["x"][t], dc_next, now = dz[:, : h.shape[1]], dz[:, h.shape[1] :], dc * f, before
+            return {**grads, "h0": dh_next, "c0": dc_next}
+
+        return {"h": np.array(out), "c_T": last}, pull
+
+
+def test_a_variant_fails_forward_only_and_is_named():
+    verdict = verify(Identity)
+    assert {r.id for r in verdict.failures()} <= {"forward.h", "forward.c_T"}, [(r.id, r.reason) for r in verdict.failures()]
+    assert "h = o ⊙ c, without a tanh" in next(r.reason for r in verdict.failures() if r.id == "forward.h")
+    assert verdict.kind == "self-consistency"
+
+
+def test_identify_finds_gates_taken_for_one_another():
+    found = reading.find(plug(WrongGateOrder)[0], FLOAT64)
+    assert "W_i and b_i for gate f" in found.words
+    assert reading.find(plug(CellByCell)[0], FLOAT64).words == ""
+    assert words.identified(None, found.layout).startswith("no layout and no variant")

@@ -1,0 +1,171 @@
+"""Reading: the layout or the variant under which a candidate's forward pass is an LSTM.
+
+Before a gradient is blamed: the candidate is asked once on two small cases, and every way to read the same arrays (order of
+gates, interleaving, [h, x] or [x, h]) and every common variant of the equations is tried against what it returned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import permutations, product
+
+import numpy as np
+
+from .. import cases
+from ..candidates import contract
+from ..candidates.contract import Candidate, Finding
+from ..candidates.layout import Layout, decode, effective, encode
+from ..reference.arrays import sigmoid
+from ..reference.symbols import GATES, LAYER_INPUTS, Sizes, shape
+from . import tolerances as tol
+from .judge import Bench, Point
+
+SIZES = (Sizes(1, 2, 3, 2), Sizes(3, 2, 2, 3))  # one step to sift the readings, three to confirm
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A change of the F-equations; the default is the textbook."""
+
+    output: str = "tanh"  # or "identity": h = o ⊙ c
+    gate: str = "sigmoid"  # or "hard 0.2": clip(0.2 a + 0.5, 0, 1), "hard 1/6": clip(a/6 + 0.5, 0, 1)
+    coupled: bool = False  # f = 1 − i
+    bias: float = 1.0  # biases counted so many times
+    swapped: bool = False  # h0 and c0 exchanged
+    recurrent_transposed: bool = False  # W_hᵀ for W_h in every gate
+    gates: tuple[str, ...] = GATES  # the gates whose weights are used for f, i, c, o
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A layout and a variant under which h and c_T are what the candidate returned."""
+
+    layout: Layout
+    variant: Variant
+
+    def declaration(self, declared: Layout) -> str:
+        """The fields of the layout to write, where it differs from the declared one; empty if it does not."""
+        fields = {k: v for k, v in vars(self.layout).items() if v != vars(declared)[k]}
+        return ", ".join(f"{k}={v!r}" for k, v in fields.items())
+
+    @property
+    def words(self) -> str:
+        """The variant in words; empty for the textbook."""
+        v = self.variant
+        out = ["h = o ⊙ c, without a tanh"] if v.output == "identity" else []
+        out += [f"a hard sigmoid ({v.gate[5:]} a + 0.5, clipped)"] if v.gate != "sigmoid" else []
+        out += ["coupled gates, f = 1 − i"] if v.coupled else []
+        out += ["no bias" if v.bias == 0 else f"biases counted {v.bias:g} times"] if v.bias != 1 else []
+        out += ["h0 and c0 exchanged"] if v.swapped else []
+        out += ["W_hᵀ for W_h"] if v.recurrent_transposed else []
+        return ", ".join(out + [f"W_{used} and b_{used} for gate {k}" for k, used in zip(GATES, v.gates, strict=True) if used != k])
+
+
+def find(candidate: Candidate, precision: tol.Precision) -> Reading | None:
+    """The simplest reading that fits to rounding, or None. A candidate that fits as declared has its own layout."""
+    if candidate.model or candidate.kind == "student":
+        return None
+    bench = Bench(candidate, precision, candidate.make())
+    try:
+        sift, confirm = (_ask(bench, size, n) for n, size in enumerate(SIZES))
+    except Finding:
+        return None
+    for variant in _variants(candidate.layout.packed):
+        for layout in _layouts(candidate.layout):
+            reading = Reading(layout, variant)
+            if _fits(bench, reading, *sift) and _fits(bench, reading, *confirm):
+                return reading
+    return None
+
+
+def _ask(bench: Bench, size: Sizes, n: int):
+    candidate = bench.candidate
+    spec = cases.Spec(candidate.supports.fit(size), seed=200 + n)
+    if not candidate.supports.initial_state:
+        spec = replace(spec, initial_state="zero")
+    case = cases.build(spec, bench.precision.dtype, False)
+    outputs = contract.forward(contract.prepare(candidate, case.inputs, bench.precision.dtype), bench.instance)
+    if "h" not in outputs.arrays:
+        raise Finding("contract.keys", "h is missing")
+    values = Point(bench, case.inputs, case.cotangents).conditions
+    limit = tol.EXPLANATION_NEAR * float(max(tol.tolerance(values[k], bench.precision.u).max() for k in ("h", "c_T")))
+    return case, outputs.arrays, limit
+
+
+def _layouts(declared: Layout) -> Iterator[Layout]:
+    """The declared layout first, then every other way to read arrays of the same shapes."""
+    orders = ["".join(p) for p in permutations(declared.order)] if declared.packed else [declared.order]
+    joints = ("hx", "xh") if declared.joint != "split" else ("split",)
+    interleavings = (False, True) if declared.packed else (False,)
+    fields = sorted(product(orders, joints, interleavings, (0.0, 1.0)), key=lambda f: _distance(declared, *f))
+    for order, joint, interleaved, forget_bias in fields:
+        yield replace(declared, order=order, joint=joint, interleaved=interleaved, forget_bias=forget_bias)
+
+
+def _distance(declared: Layout, order: str, joint: str, interleaved: bool, forget_bias: float) -> int:
+    """In how many fields a reading differs from what is declared."""
+    same = (order == declared.order, joint == declared.joint, interleaved == declared.interleaved, forget_bias == declared.forget_bias)
+    return 4 - sum(same)
+
+
+def _variants(packed: bool) -> Iterator[Variant]:
+    """The textbook first, then one change at a time; with separate arrays, gates may be taken for one another."""
+    single = [
+        {"output": "identity"},
+        {"gate": "hard 0.2"},
+        {"gate": "hard 1/6"},
+        {"coupled": True},
+        {"bias": 2.0},
+        {"bias": 0.5},
+        {"bias": 0.0},
+        {"swapped": True},
+        {"recurrent_transposed": True},
+    ]
+    yield Variant()
+    for one in single:
+        yield Variant(**one)
+    for gates in () if packed else permutations(GATES):
+        yield Variant(gates=gates)
+
+
+def _fits(bench: Bench, reading: Reading, case: cases.Case, seen: dict, limit: float) -> bool:
+    h, c = _forward(_as_read(bench, reading.layout, case), reading.variant)
+    near = np.abs(h - seen["h"]).max() <= limit
+    return bool(near and ("c_T" not in seen or np.abs(c - seen["c_T"]).max() <= limit))
+
+
+def _as_read(bench: Bench, layout: Layout, case: cases.Case) -> dict:
+    """The textbook inputs that somebody with `layout` reads from the arrays that the candidate was given."""
+    declared, dtype = bench.candidate.layout, bench.precision.dtype
+    given = encode(declared, case.inputs, dtype)
+    n = case.spec.sizes
+    found = decode(layout, {k: v.astype(np.float64) for k, v in given.items()}, {k: shape(k, n) for k in LAYER_INPUTS})
+    inputs = {k: found[k] + found.get(f"{k}.second", 0) for k in LAYER_INPUTS if k in found}
+    inputs = {**effective(layout, {**case.inputs, **inputs}, dtype)} if layout.biases == 0 else inputs
+    return {**inputs, "b_f": inputs["b_f"] + layout.forget_bias}
+
+
+def _forward(q: dict, v: Variant) -> tuple[np.ndarray, np.ndarray]:
+    """h and c_T of a variant; a plain loop, written for switches."""
+    H = q["h0"].shape[-1]
+    h, c = (q["c0"], q["h0"]) if v.swapped else (q["h0"], q["c0"])
+    W = {k: q[f"W_{used}"] for k, used in zip(GATES, v.gates, strict=True)}
+    if v.recurrent_transposed:
+        W = {k: np.concatenate([w[:, :H].T, w[:, H:]], axis=1) for k, w in W.items()}
+    squash = {
+        "sigmoid": sigmoid,
+        "hard 0.2": lambda a: np.clip(0.2 * a + 0.5, 0, 1),
+        "hard 1/6": lambda a: np.clip(a / 6 + 0.5, 0, 1),
+    }[v.gate]
+    b = {k: v.bias * q[f"b_{used}"] for k, used in zip(GATES, v.gates, strict=True)}
+    out = []
+    for x in q["x"]:
+        z = np.concatenate([h, x], axis=1)
+        a = {k: z @ W[k].T + b[k] for k in GATES}
+        i, o = squash(a["i"]), squash(a["o"])
+        f = 1 - i if v.coupled else squash(a["f"])
+        c = f * c + i * np.tanh(a["c"])
+        h = o * (np.tanh(c) if v.output == "tanh" else c)
+        out.append(h)
+    return np.array(out), c
