@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import permutations, product
+from typing import Any
 
 import numpy as np
 
@@ -111,7 +112,7 @@ def _distance(declared: Layout, order: str, joint: str, interleaved: bool, forge
 
 def _variants(packed: bool) -> Iterator[Variant]:
     """The textbook first, then one change at a time; with separate arrays, gates may be taken for one another."""
-    single = [
+    single: list[dict[str, Any]] = [
         {"output": "identity"},
         {"gate": "hard 0.2"},
         {"gate": "hard 1/6"},

@@ -204,13 +204,11 @@ def _read_forward(sheet: _Sheet, bench: Bench) -> None:
         return
     fields, failed = reading.declaration(bench.candidate.layout), found.evidence["forward.h"]
     if fields and not reading.words:
-        sentence = (
-            f"h is that of another layout; write Layout({fields}) beside what is declared. Everything else is judged under that layout"
-        )
+        sentence = f"h is that of another layout; write {fields} in the declared one. Everything else is judged under that layout"
         sheet.add("forward.h", replace(failed, rule=sentence), spec, False)
         bench.candidate = replace(bench.candidate, layout=reading.layout)
     else:
-        other = f"; and its layout is Layout({fields})" if fields else ""
+        other = f"; and its layout has {fields}" if fields else ""
         bench.textbook = False
         sheet.reading = f"h is that of an LSTM with {reading.words}{other}"
         sheet.add("forward.h", replace(failed, rule=sheet.reading), spec, False)
