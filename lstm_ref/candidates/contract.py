@@ -176,6 +176,8 @@ def direction(candidate: Candidate, inputs: dict, name: str, values: np.ndarray)
     """A direction in one textbook input as the candidate's arrays, without those that are zero. Layouts are linear but for
     the forget bias, which is no part of a direction."""
     layout = replace(candidate.layout, forget_bias=0.0)
+    if layout == Layout() or name in ("W_v", "b_v"):
+        return {layout.name(name) if name in ("x", "h0", "c0", "W_v", "b_v") else name: values}
     zeros = {k: np.zeros(v.shape) for k, v in inputs.items() if k not in ("y", "w")}
     return {k: v for k, v in encode(layout, {**zeros, name: values}, np.dtype(np.float64)).items() if v.any()}
 

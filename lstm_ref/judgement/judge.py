@@ -223,15 +223,15 @@ def _judge_differences(found: Judged, bench: Bench, call: contract.Call, forward
     if not forward_right:  # conditions are another function's: grant every entry the largest of all blocks
         widest = max((float(v.max()) for v in limits.values()), default=0.0)
         limits = {k: np.full_like(v, widest) for k, v in limits.items()}
-    rounding = _rounding_of_J(point, bench)
+    rounding, rng = _rounding_of_J(point, bench), np.random.default_rng(case.spec.seed)
+    base = {k: v if v.dtype.kind == "i" else v.astype(np.float64) for k, v in call.inputs.items()}
     for k in (*names, *inner):
-        rng = np.random.default_rng([case.spec.seed, len(k), ord(k[-1])])
         seen = found.gradients.arrays[k]
         kind = "inter" if k in inner else "grad"
         if bench.refuted.get(k, 0) >= ENOUGH:
             continue
         for direction in _directions(seen, rng, p.name == "float64" and bench.complex_safe.get((k, case.spec.regime), True)):
-            J = _along(call, bench.instance, case, k, direction, tapped=k in inner)
+            J = _along(call, bench.instance, case, base, k, direction, tapped=k in inner)
             try:
                 evidence = _one_difference(bench, case, k, seen, direction, J, rounding, limits[k])
             except Finding as finding:
@@ -294,10 +294,8 @@ def _directions(seen: np.ndarray, rng: np.random.Generator, exact: bool):
     yield direction / np.linalg.norm(direction)
 
 
-def _along(call: contract.Call, instance, case: Case, name: str, direction: np.ndarray, tapped: bool):
-    """J of the candidate's own forward pass, as a function of a real or imaginary step along a direction."""
-
-    base = {k: v.astype(np.float64) if v.dtype.kind != "i" else v for k, v in call.inputs.items()}
+def _along(call: contract.Call, instance, case: Case, base: dict, name: str, direction: np.ndarray, tapped: bool):
+    """J of the candidate's own forward pass, as a function of a real or imaginary step along a direction from `base`."""
     along = {} if tapped else contract.direction(call.candidate, case.inputs, name, direction)
 
     def J(step):

@@ -160,14 +160,14 @@ def _run_one(target, faces, profile, dtype, seed, only, progress, declared) -> V
         autodiff.compiled(sizes)
     hung, total, started = _first_impressions(sheet, benches), len(cases.CORNERS) + profile.draws, time.monotonic()
     stopped: tuple[str, ...] = ()
-    for bench in benches:
+    for bench in () if hung else benches:
         _read_forward(sheet, bench)
-    for n, (spec, bench) in enumerate(_stream(benches, profile, seed)):
+    for n, (spec, bench) in enumerate(() if hung else _stream(benches, profile, seed)):
         progress(min(n // len(benches), total), total, dtype)
         if profile.seconds and n >= len(cases.CORNERS) * len(benches) and time.monotonic() - started > profile.seconds:
             stopped = (f"stopped after {n} of {total * len(benches)} cases, since {profile.name} judges for {profile.seconds:g} s at most",)
             break
-        if hung := hung or _judge_one(sheet, bench, spec, n // len(benches), profile):
+        if _judge_one(sheet, bench, spec, n // len(benches), profile):
             break
     progress(total, total, dtype)
     results = _accusing_ourselves(sheet.results(dtype), sheet, benches)
