@@ -5,8 +5,10 @@ import pytest
 
 from lstm_ref import verify
 from lstm_ref.candidates.load import plug
+from lstm_ref.candidates.reference import ReferenceLayer
 from lstm_ref.diagnosis import edges, gains, mutants, power
 from lstm_ref.diagnosis.explain import explain
+from lstm_ref.diagnosis.localise import localise
 from lstm_ref.judgement import reading, run, selftest
 from lstm_ref.judgement import tolerances as tol
 from lstm_ref.report import words
@@ -211,3 +213,43 @@ def test_identify_finds_gates_taken_for_one_another():
     assert "W_i and b_i for gate f" in found.words
     assert reading.find(plug(CellByCell)[0], FLOAT64).words == ""
     assert words.identified(None, found.layout).startswith("no layout and no variant")
+
+
+def test_what_no_term_explains_is_localised():
+    class Odd(ReferenceLayer):
+        """da_f of the third step is off by a number of its own, and what depends on it is not."""
+
+        def pullback(self, inputs):
+            outputs, pull = super().pullback(inputs)
+
+            def spoil(s):
+                g = pull(s)
+                if len(g["a_f"]) >= 3:
+                    g["a_f"][2, 1, 0] += 0.1
+                    g["b_f"][0] += 0.1
+                return g
+
+            return outputs, spoil
+
+    verdict = verify(Odd, only="grad.*,inter.*")
+    text = words.explanation(verdict)
+    assert "no single term explains these gradients" in text
+    assert "first wrong quantity in backward order: da_f at t = 3 (b = 1, unit = 0)" in text
+    assert "wrong from T = 3 on: b_f" in text
+
+
+def test_localisation_tells_which_cotangent_brings_the_fault_out():
+    class OnlyFromC(CellByCell):
+        def pullback(self, p):
+            outputs, pull = super().pullback(p)
+
+            def spoil(s):
+                g = pull(s)
+                return {**g, "x": g["x"] + np.abs(s["c_T"]).sum() * np.sin(np.arange(g["x"].size)).reshape(g["x"].shape)}
+
+            return outputs, spoil
+
+    found = localise(plug(OnlyFromC)[0], FLOAT64)
+    assert found.flows == ("c_T",)
+    assert found.smallest_T == 1
+    assert localise(plug(CellByCell)[0], FLOAT64) is None

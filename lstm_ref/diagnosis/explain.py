@@ -15,6 +15,7 @@ from ..judgement import tolerances as tol
 from ..judgement.verdict import FAIL, Verdict
 from . import gains, mutants
 from .gains import Fit
+from .localise import Location, localise
 from .probe import SMALL, Probe, probes
 
 
@@ -22,13 +23,15 @@ from .probe import SMALL, Probe, probes
 class Explanation:
     """What is wrong: `fits` (edges and their gains) or `names` (mutants, as (label, words)); `equivalent` ones together.
 
-    `distance` is the largest error of the explanation in tolerances, `failing` the gradients that it explains.
+    `distance` is the largest error of the explanation in tolerances, `failing` the gradients that it explains. Where no
+    term explains them, both are empty and `location` says where they are first wrong.
     """
 
     fits: tuple[Fit, ...]
     names: tuple[tuple[str, str], ...]
     distance: float
     failing: tuple[str, ...]
+    location: Location | None = None
 
 
 def explained(verdict: Verdict, faces: list[Candidate]) -> Verdict:
@@ -41,6 +44,8 @@ def explained(verdict: Verdict, faces: list[Candidate]) -> Verdict:
         for face in faces:
             if (found := explain(face, tol.PRECISIONS[dtype])) is not None:
                 return replace(verdict, explanation=found)
+            if (where := localise(face, tol.PRECISIONS[dtype])) is not None:
+                return replace(verdict, explanation=Explanation((), (), 0.0, where.failing, where))
     return verdict
 
 

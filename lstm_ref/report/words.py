@@ -77,11 +77,25 @@ def explanation(v: Verdict) -> str:
     x = v.explanation
     if x is None:
         return ""
+    if x.location is not None:
+        return _location(x.location)
     told = [_fit(f) for f in x.fits] + [f"{text} ({label})" for label, text in x.names]
     shown, more = told[:SHOWN], len(told) - SHOWN
     what = "\n  or, which these gradients cannot tell apart: ".join(shown) + (f"\n  or {more} more" if more > 0 else "")
     known = f"{len(x.failing)} wrong gradients ({', '.join(x.failing[:4])}{', …' if len(x.failing) > 4 else ''})"
     return f"diagnosis: {what}\n  this explains all of the {known} to rounding"
+
+
+def _location(place) -> str:
+    lines = ["diagnosis: no single term explains these gradients"]
+    if place.first is not None:
+        quantity, t, b, unit = place.first
+        lines.append(f"first wrong quantity in backward order: d{quantity} at t = {t} (b = {b}, unit = {unit})")
+    lines.append(f"wrong from T = {place.smallest_T} on: {', '.join(place.failing)}")
+    if set(place.flows) != set(place.tried):
+        right = [k for k in place.tried if k not in place.flows]
+        lines.append(f"with one cotangent alone: wrong for {', '.join(place.flows) or 'none'}, right for {', '.join(right)}")
+    return "\n  ".join(lines)
 
 
 def _fit(f) -> str:
