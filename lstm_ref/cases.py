@@ -51,14 +51,8 @@ class Spec:
 
     @property
     def ordinary(self) -> bool:
-        """Whether every gradient must be resolved here: ordinary numbers, all cotangents, no logits out of range."""
-        return (
-            self.regime in ORDINARY
-            and self.cotangents == "all"
-            and self.cotangent_scale == 1.0
-            and self.logits == 1.0
-            and self.initial_state == "random"
-        )
+        """Whether every gradient must be resolved here: ordinary numbers, cotangents on every h_t, no logits out of range."""
+        return self.regime in ORDINARY and self.cotangents in ("all", "h") and self.cotangent_scale == 1.0 and self.logits == 1.0
 
 
 @dataclass(frozen=True)

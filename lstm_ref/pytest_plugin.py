@@ -13,8 +13,6 @@ import pytest
 DEFAULT_TARGETS = pytest.StashKey[list]()  # what to judge without --lstm; set by this repository's own conftest only
 _FIXTURE = "lstm_result"
 _VERDICTS = pytest.StashKey[dict]()
-_JUDGED = pytest.StashKey[set]()
-_HEADLINES = pytest.StashKey[dict]()
 NOTHING_JUDGED = "--lstm was given, but no check of lstm-ref was run: see -k, -m, --deselect and python_functions"
 
 
@@ -45,7 +43,18 @@ def _check_files() -> list[pathlib.Path]:
 
 
 def pytest_configure(config):
-    config.stash[_VERDICTS], config.stash[_JUDGED], config.stash[_HEADLINES] = {}, set(), {}
+    config.stash[_VERDICTS] = {}
+    for target in config.getoption("lstm"):
+        _faces(config, target)  # a target that cannot be plugged in is a usage error, before anything is collected
+    if config.getoption("lstm"):
+        _known_profile(config.getoption("lstm_profile"))
+
+
+def _known_profile(name: str) -> None:
+    from .judgement.run import PROFILES
+
+    if name not in PROFILES:
+        raise pytest.UsageError(f"lstm-ref: the profile is {name!r}; it must be one of {', '.join(PROFILES)}")
 
 
 def pytest_generate_tests(metafunc):
@@ -117,7 +126,8 @@ def lstm_result(request):
 
     target, dtype, id_ = request.param
     verdict = _verdict(request.config, target, dtype)
-    request.node.user_properties.append(("lstm_ref_verdict", words.headline(verdict)))
+    told = words.headline(verdict) + ("\n" + words.explanation(verdict) if verdict.explanation else "")
+    request.node.user_properties.append(("lstm_ref_verdict", told))
     return next(r for r in verdict.results if r.id == id_ and r.dtype == dtype), verdict, request.config
 
 
@@ -133,7 +143,10 @@ def hold(judged) -> None:
     if result.outcome == "fail":
         layout = next((f.layout for f in _faces(config, verdict.target)), None)
         own = result.counterexample is not None and result.counterexample.primary
-        pytest.fail(words.failure(result, verdict.target, layout if own else None), pytrace=False)
+        told = "\n" + words.explanation(verdict) if own and verdict.explanation else ""
+        pytest.fail(words.failure(result, verdict.target, layout if own else None) + told, pytrace=False)
+    if verdict.outcome == "fail" and result.reason.startswith("blocked by"):
+        pytest.skip(words.summary_line(result))
     pytest.fail(f"inconclusive: {words.summary_line(result)}", pytrace=False)
 
 
@@ -158,8 +171,9 @@ def pytest_terminal_summary(terminalreporter, exitstatus, config):
     if config.option.collectonly or not (_seen or config.getoption("lstm")):
         return
     terminalreporter.section("lstm-ref")
-    for line in _seen.values() or [f"ERROR: {NOTHING_JUDGED}"]:
-        terminalreporter.write_line(line)
+    for text in _seen.values() or [f"ERROR: {NOTHING_JUDGED}"]:
+        for line in text.splitlines():
+            terminalreporter.write_line(line)
 
 
 @pytest.hookimpl(optionalhook=True)

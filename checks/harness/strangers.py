@@ -296,3 +296,32 @@ def _aliasing(self, p):
         return {**gradients, "c0": p["c0"]}
 
     return outputs, alias
+
+
+class ScribblesOnCotangents(CellByCell):
+    """Right numbers, but it adds to the cotangent of c_T in place, as `dc += …` does."""
+
+    def pullback(self, p):
+        outputs, pull = super().pullback(p)
+
+        def scribble(s):
+            gradients = pull(s)
+            s["c_T"] += 1.0
+            return gradients
+
+        return outputs, scribble
+
+
+class IgnoresH0Alone(CellByCell):
+    def pullback(self, p):
+        return super().pullback({**p, "h0": 0 * p["h0"]})
+
+
+MISBEHAVING |= {
+    "changes its cotangents": (
+        ScribblesOnCotangents,
+        "state.inputs_unmutated",
+        "changed the cotangent c_T that it was given; work on a copy",
+    ),
+    "ignores h0 alone": (IgnoresH0Alone, "forward.initial_state", "with h0 zero: h0 ignored"),
+}

@@ -4,7 +4,7 @@ import pytest
 
 from lstm_ref import verify
 
-from .strangers import MISBEHAVING, RIGHT, CellByCell, WrongGateOrder
+from .strangers import MISBEHAVING, RIGHT, CellByCell, KerasStyle, WrongGateOrder
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
@@ -47,3 +47,66 @@ def test_wrong_forward_is_judged_by_its_own_differences():
     assert found["grad.W_f.autodiff"].outcome == "not run"
     assert "blocked by forward.h" in found["grad.W_f.autodiff"].reason
     assert all(found[f"grad.{k}.differences"].outcome == "pass" for k in ("W_f", "W_i", "W_c", "W_o", "b_f", "x", "h0", "c0"))
+
+
+class HalfOfTwoBiases(KerasStyle):
+    """Two biases; the gradient of the second is forgotten."""
+
+    layout = {  # noqa: RUF012
+        "order": "ifco",
+        "packed": True,
+        "joint": "split",
+        "transposed": True,
+        "batch_first": True,
+        "biases": 2,
+        "names": {"W_x": "kernel", "W_h": "recurrent_kernel", "b_x": "bias_ih", "b_h": "bias_hh"},
+    }
+    share = 0.0
+
+    def pullback(self, p):
+        outputs, pull = super().pullback({**p, "bias": p["bias_ih"] + p["bias_hh"]})
+
+        def both(s):
+            g = pull(s)
+            return {**g, "bias_ih": g["bias"], "bias_hh": self.share * g["bias"]}
+
+        return outputs, both
+
+
+class BothBiases(HalfOfTwoBiases):
+    share = 1.0
+
+
+def test_each_of_two_biases_is_judged_by_both_truths():
+    wrong = {r.id: r for r in verify(HalfOfTwoBiases, only="grad.b_*").failures()}
+    assert {"grad.b_f.autodiff", "grad.b_f.differences"} <= set(wrong)
+    assert "bias_hh" in wrong["grad.b_f.autodiff"].worst.quantity
+    assert "bias_hh" in wrong["grad.b_f.differences"].worst.quantity
+    assert verify(BothBiases).outcome == "pass"
+
+
+def test_laws_do_not_accuse_a_gradient_that_is_another_gates():
+    class Swapped(CellByCell):
+        def pullback(self, p):
+            outputs, pull = super().pullback(p)
+
+            def swap(s):
+                g = pull(s)
+                return {**g, "W_f": g["W_i"], "W_i": g["W_f"]}
+
+            return outputs, swap
+
+    failed = {r.id for r in verify(Swapped).failures()}
+    assert "grad.W_f.autodiff" in failed
+    assert not failed & {"law.additivity", "law.time_split", "law.batch_additivity", "law.batch_permutation", "law.unit_permutation"}
+
+
+def test_a_declared_limit_silences_gradients_that_are_returned_all_the_same():
+    class NoState(CellByCell):
+        supports = {"initial_state": False}  # noqa: RUF012
+
+        def pullback(self, p):
+            outputs, pull = super().pullback(p)
+            return outputs, lambda s: {**pull(s), "h0": 0 * p["h0"], "c0": 0 * p["c0"]}
+
+    assert verify(NoState).outcome == "pass"

@@ -172,10 +172,12 @@ def moved(call: Call, base: dict, along: dict, step: complex, dtype: np.dtype) -
     return replace(call, inputs=inputs, dtype=dtype)
 
 
-def direction(candidate: Candidate, inputs: dict, name: str, values: np.ndarray) -> dict[str, np.ndarray]:
+def direction(candidate: Candidate, inputs: dict, name: str, values: np.ndarray, part: str | None = None) -> dict[str, np.ndarray]:
     """A direction in one textbook input as the candidate's arrays, without those that are zero. Layouts are linear but for
-    the forget bias, which is no part of a direction."""
+    the forget bias, which is no part of a direction. With `part` ("b_x" or "b_h") only that one of two biases moves."""
     layout = replace(candidate.layout, forget_bias=0.0)
+    if part is not None:
+        layout = replace(layout, biases=1, names={**layout.names, "b": layout.name(part)})
     if layout == Layout() or name in ("W_v", "b_v"):
         return {layout.name(name) if name in ("x", "h0", "c0", "W_v", "b_v") else name: values}
     zeros = {k: np.zeros(v.shape) for k, v in inputs.items() if k not in ("y", "w")}
@@ -232,7 +234,14 @@ def start(call: Call, instance) -> tuple[Answer, Callable[[dict], Answer]]:
     def gradients(cotangents: dict) -> Answer:
         user = cotangents_for(call, outputs, cotangents)
         where = "vjp" if candidate.kind == "vjp" else "the function that pullback returned"
-        return answer(call, guarded(call, where, pull, user), where, candidate.gradient_names)
+        before = {k: v.copy() for k, v in user.items()}
+        found = answer(call, guarded(call, where, pull, user), where, candidate.gradient_names)
+        if changed := [k for k in before if not np.array_equal(before[k], user[k], equal_nan=True)]:
+            sentence = (
+                f"{where} changed the cotangent{'s' if len(changed) > 1 else ''} {', '.join(changed)} that it was given; work on a copy"
+            )
+            found.faults["cotangents"] = Finding("state.inputs_unmutated", sentence)
+        return found
 
     return outputs, gradients
 
@@ -291,15 +300,12 @@ def answer(call: Call, returned, where: str, due: tuple[str, ...], read: tuple[s
         if fault is not None:
             faults |= dict.fromkeys(blocks_in(layout, name), fault)
     arrays = decode(layout, good, call.shapes)
-    for name in due:
-        if name not in arrays and name not in faults and _is_due(call, name):
-            spelled = name if where == "forward" else f"{name}_gradient"
-            what = "output" if where == "forward" else "gradient of"
-            faults[name] = Finding(
-                "contract.keys",
-                f"{where} returned no {what} {name} (keys: {', '.join(sorted(map(str, returned))) or 'none'}); "
-                f'return it, or declare supports = {{"{spelled}": False}}',
-            )
+    if missing := [k for k in due if k not in arrays and k not in faults and _is_due(call, k)]:
+        what = "output" if where == "forward" else "gradient of"
+        declared = ", ".join(f'"{k}": False' if where == "forward" else f'"{k}_gradient": False' for k in missing)
+        keys = ", ".join(sorted(map(str, returned))) or "none"
+        sentence = f"{where} returned no {what} {', '.join(missing)} (keys: {keys}); return it, or declare supports = {{{declared}}}"
+        faults |= dict.fromkeys(missing, Finding("contract.keys", sentence))
     return Answer(arrays, faults, raw)
 
 

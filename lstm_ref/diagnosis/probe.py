@@ -17,6 +17,7 @@ from ..reference.symbols import Sizes
 # no two sizes of one case are equal, and T, B differ from case to case, so that 1/B, 1/T and ½ can be told apart
 SIZES = (Sizes(3, 5, 2, 4, 3), Sizes(4, 3, 5, 2, 6), Sizes(5, 2, 3, 7, 4))
 SMALL = Sizes(2, 3, 1, 2, 3)  # for the search over pairs
+LARGEST = 4096  # T·H·(H+D): a candidate that takes only larger sizes is not diagnosed, since hundreds of lanes would be slow
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,8 @@ def probes(candidate: Candidate, precision: tol.Precision, sizes=SIZES) -> list[
             spec = replace(spec, initial_state="zero")
         if "c_T" in candidate.supports.missing:
             spec = replace(spec, cotangents="h")
+        if spec.sizes.H * (spec.sizes.H + spec.sizes.D) * spec.sizes.T > LARGEST:
+            continue
         case = cases.build(spec, precision.dtype, candidate.model)
         try:
             _, found = contract.run(contract.prepare(candidate, case.inputs, precision.dtype), bench.instance, case.cotangents)

@@ -171,29 +171,35 @@ def _judge_forward(found: Judged, outputs: Answer, bench: Bench) -> bool:
 
 
 def _initial_state(found: Judged, outputs: Answer, bench: Bench) -> Evidence:
-    zeros = {k: np.zeros_like(found.point.seen[k]) for k in ("h0", "c0")}
-    due = autodiff.truth({**found.point.seen, **zeros}, found.case.cotangents).values["h"]
     seen = outputs.arrays.get("h")
-    if seen is not None and compare("h", seen, due, found.point.conditions["h"], bench.precision, bench.u("h")).outcome == PASS:
-        sentence = (
-            'h is what zero initial states give; h0 and c0 are ignored. If that is meant, declare supports = {"initial_state": False}'
-        )
-        return Evidence(FAIL, np.inf, "h", rule=sentence)
+    for ignored in (("h0", "c0"), ("h0",), ("c0",)):
+        zeros = {k: np.zeros_like(found.point.seen[k]) for k in ignored}
+        due = autodiff.truth({**found.point.seen, **zeros}, found.case.cotangents).values["h"]
+        if seen is not None and compare("h", seen, due, found.point.conditions["h"], bench.precision, bench.u("h")).outcome == PASS:
+            names = " and ".join(ignored)
+            sentence = f"h is what it would be with {names} zero: {names} ignored"
+            sentence += '. If that is meant, declare supports = {"initial_state": False}' if len(ignored) == 2 else ""
+            return Evidence(FAIL, np.inf, "h", rule=sentence)
     return Evidence(PASS)
 
 
 def _judge_gradients(found: Judged, bench: Bench, forward_right: bool) -> None:
     answer, point = found.gradients, found.point
     for name, fault in answer.faults.items():
+        if name not in bench.candidate.gradient_names:
+            continue
         for check in (f"grad.{name}.autodiff", f"grad.{name}.differences"):
             if fault.check != "contract.keys":
                 found.add(check, Evidence(FAIL, np.inf, name, rule=fault.sentence))
     if not forward_right:
         return  # the truth is another function's: only differences of its own forward pass can tell
     for key, seen in answer.arrays.items():
-        name = key.partition(".")[0]
+        name, _, second = key.partition(".")
         kind = "inter" if name in BY_STEP else "grad"
-        found.add(f"{kind}.{name}.autodiff", _with_tail(found, name, seen, point.truth.gradients[name], f"d{name}", bench))
+        if kind == "grad" and name not in bench.candidate.gradient_names:
+            continue  # declared as not provided
+        told = f"{name} of {bench.candidate.layout.name('b_h')}" if second else name
+        found.add(f"{kind}.{name}.autodiff", _with_tail(found, told, seen, point.truth.gradients[name], f"d{name}", bench))
 
 
 def _with_tail(found: Judged, name: str, seen: np.ndarray, due: np.ndarray, key: str, bench: Bench) -> Evidence:
@@ -238,6 +244,16 @@ def _judge_differences(found: Judged, bench: Bench, call: contract.Call, forward
                 evidence = Evidence(UNRESOLVED, quantity=k, rule=finding.sentence)
             found.add(f"{kind}.{k}.differences", evidence)
             bench.refuted[k] = bench.refuted.get(k, 0) + (evidence.outcome == FAIL)
+        if f"{k}.second" in found.gradients.arrays:  # two biases have the same gradient; each is moved alone as well
+            for part, twin in (("b_x", k), ("b_h", f"{k}.second")):
+                alone, towards = found.gradients.arrays[twin], next(iter(_directions(seen, rng, False)))
+                J = _along(call, bench.instance, case, base, k, towards, tapped=False, part=part)
+                try:
+                    evidence = _one_difference(bench, case, k, alone, towards, J, rounding, limits[k])
+                except Finding as finding:
+                    evidence = Evidence(UNRESOLVED, quantity=k, rule=finding.sentence)
+                told = f"{k} of {bench.candidate.layout.name(part)}"
+                found.add(f"grad.{k}.differences", replace(evidence, quantity=told))
 
 
 def _one_difference(bench: Bench, case: Case, k: str, seen, direction, J, rounding: float, limit) -> Evidence:
@@ -294,9 +310,9 @@ def _directions(seen: np.ndarray, rng: np.random.Generator, exact: bool):
     yield direction / np.linalg.norm(direction)
 
 
-def _along(call: contract.Call, instance, case: Case, base: dict, name: str, direction: np.ndarray, tapped: bool):
+def _along(call: contract.Call, instance, case: Case, base: dict, name: str, direction: np.ndarray, tapped: bool, part: str | None = None):
     """J of the candidate's own forward pass, as a function of a real or imaginary step along a direction from `base`."""
-    along = {} if tapped else contract.direction(call.candidate, case.inputs, name, direction)
+    along = {} if tapped else contract.direction(call.candidate, case.inputs, name, direction, part)
 
     def J(step):
         dtype = np.dtype(np.complex128) if isinstance(step, complex) else call.dtype

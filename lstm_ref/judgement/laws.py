@@ -14,7 +14,7 @@ from ..reference.symbols import BIASES, WEIGHTS
 from ..truth import differences
 from . import tolerances as tol
 from .comparison import worst_of
-from .judge import BY_STEP, Bench, Judged, Point
+from .judge import Bench, Judged, Point
 from .verdict import FAIL, PASS, UNRESOLVED, Evidence
 
 FACTOR, SMALL_FACTOR = 1024.0, 8.0  # powers of two scale without rounding; the small one is for float16's range
@@ -25,7 +25,8 @@ BY_BATCH = ("x", "h0", "c0")
 def judge_laws(bench: Bench, judged: Judged, wanted) -> dict[str, Evidence]:
     """Every law that is wanted and that applies to this case; `wanted` says so of a check id."""
     found: dict[str, Evidence] = {}
-    if not all(c.in_range for c in judged.point.conditions.values()):
+    finite = all(np.isfinite(v).all() for v in judged.gradients.arrays.values())
+    if not finite or not all(c.in_range for c in judged.point.conditions.values()):
         return found  # a law's sums may overflow where the gradients themselves do not
     for name, law in LAWS.items():
         if wanted(f"law.{name}"):
@@ -43,11 +44,11 @@ def judge_laws(bench: Bench, judged: Judged, wanted) -> dict[str, Evidence]:
 def _run(bench: Bench, point: Point) -> tuple[dict, dict]:
     call = contract.prepare(bench.candidate, point.inputs, bench.precision.dtype)
     outputs, gradients = contract.run(call, bench.instance, point.cotangents)
-    return outputs.arrays, {k: v for k, v in gradients.arrays.items() if "." not in k and k not in BY_STEP}
+    return outputs.arrays, {k: v for k, v in gradients.arrays.items() if k in bench.candidate.gradient_names}
 
 
 def _base(judged: Judged) -> dict:
-    return {k: v for k, v in judged.gradients.arrays.items() if "." not in k and k not in BY_STEP}
+    return {k: v for k, v in judged.gradients.arrays.items() if k in judged.point.bench.candidate.gradient_names}
 
 
 def _flow(point: Point, scale) -> Point:
@@ -60,8 +61,11 @@ def _flow(point: Point, scale) -> Point:
 def _agree(bench: Bench, left: dict, right: dict, limits: dict) -> Evidence:
     """Whether two sets of gradients agree within the given tolerances, block by block."""
     pieces = []
+    widest: dict[str, float] = {}  # a wrong gradient may be another entry's or gate's: each kind is granted its largest limit
     for k in left:
-        error, limit = np.abs(left[k] - right[k]), limits[k]
+        widest[k[:2]] = max(widest.get(k[:2], 0.0), float(np.max(limits[k], initial=0.0)))
+    for k in left:
+        error, limit = np.abs(left[k] - right[k]), np.full_like(limits[k], widest[k[:2]])
         if not np.isfinite(limit).all():
             pieces.append(Evidence(UNRESOLVED, quantity=k, rule="no finite tolerance here"))
             continue

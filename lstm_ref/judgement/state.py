@@ -16,7 +16,9 @@ from .verdict import FAIL, PASS, Evidence
 
 def judge_state(bench: Bench, judged: Judged, other: Judged, wanted) -> dict[str, Evidence]:
     """Every state check that is wanted, on this case beside another one."""
-    found = {}
+    found: dict[str, Evidence] = {}
+    if not all(np.isfinite(v).all() for v in judged.gradients.arrays.values()):
+        return found  # NaN equals nothing, not even itself; contract.finite says it
     for name, check in STATE.items():
         if wanted(f"state.{name}"):
             try:

@@ -38,7 +38,7 @@ class Counterexample:
     """The smallest case found on which a check fails: what the candidate was given (textbook layout), and what it did.
 
     `primary` marks the check that the case was made smaller for; other checks that fail on it share it. `outputs` are
-    the outputs that the candidate returns, which are what cotangents flow into.
+    the outputs that the candidate returns, which are what cotangents flow into; `way` is its way to gradients.
     """
 
     check: str
@@ -50,6 +50,7 @@ class Counterexample:
     evidence: Evidence
     outputs: tuple[str, ...] = ("h", "c_T")
     primary: bool = True
+    way: str = "pullback"
 
 
 @dataclass(frozen=True)
@@ -79,8 +80,8 @@ BEHAVIOUR = ("contract", "state")
 
 @dataclass(frozen=True)
 class Verdict:
-    """A whole run. `outcome` is "pass", "fail" or "inconclusive"; `gradients` and `behaviour` are its two halves
-    ("deselected" where the user left the whole half out).
+    """A whole run. `outcome` is "pass", "fail" or "inconclusive"; `forward`, `gradients` and `behaviour` are
+    its parts ("deselected" where the user left a whole part out).
 
     `kind` is "textbook" when gradients were judged against autodiff, "self-consistency" when only against differences
     of the candidate's own forward pass. `explanation` (see diagnosis) names the wrong term where that is known, else it is None.
@@ -103,7 +104,14 @@ class Verdict:
 
     @property
     def gradients(self) -> str:
-        return _half(r for r in self.results if r.chapter not in BEHAVIOUR)
+        """The gradients alone: where the forward pass is another function, as its own differences judge them."""
+        skipped = (*BEHAVIOUR, "forward")
+        return _half(r for r in self.results if r.chapter not in skipped and not r.reason.startswith("blocked by forward."))
+
+    @property
+    def forward(self) -> str:
+        """Whether the forward pass is the textbook's."""
+        return _half(r for r in self.results if r.chapter == "forward" and r.outcome != NOT_PROVIDED)
 
     @property
     def behaviour(self) -> str:
@@ -125,7 +133,7 @@ class Verdict:
 
 def _half(results) -> str:
     results = list(results)
-    return DESELECTED if all(r.outcome == DESELECTED for r in results) else _fold(results)
+    return DESELECTED if results and all(r.outcome == DESELECTED for r in results) else _fold(results)
 
 
 def _fold(results) -> str:

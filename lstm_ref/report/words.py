@@ -60,11 +60,13 @@ def headline(v: Verdict) -> str:
 
 def meaning(v: Verdict) -> str:
     """What the verdict means, in a sentence."""
-    halves = f"gradients: {v.gradients}; behaviour: {v.behaviour}"
+    student = not any(r.chapter == "forward" for r in v.results)
+    parts = {"gradients": v.gradients, "behaviour": v.behaviour}
+    parts = parts if student else {"forward": v.forward, **parts}
+    halves = "; ".join(f"{k}: {outcome}" for k, outcome in parts.items())
     if v.kind == "self-consistency":
-        halves += (
-            ". This is a self-consistency verdict: the forward pass is not the textbook's, so its own differences judged the gradients"
-        )
+        why = "what the object computes is not compared with an LSTM" if student else "the forward pass is not the textbook's"
+        halves += f". This is a self-consistency verdict: {why}, so its own differences judged the gradients"
     if v.outcome == "inconclusive":
         unseen = [r for r in v.results if r.outcome in ("cannot tell", "not run")]
         halves += f". {len(unseen)} checks could not be decided"
@@ -122,7 +124,9 @@ def failure(r: Result, target: str, layout: Layout | None = None, file: str | No
         if e.difference is not None:
             lines.append(f"  difference {e.difference!r}")
         if e.error is not None:
-            lines.append(f"  error      {number(e.error)} = {ratio(e.ratio)} × tolerance {number(e.tolerance)}   ({e.rule})")
+            due = e.autodiff if e.autodiff is not None else e.difference
+            size = f"{ratio(e.ratio)} × tolerance {number(e.tolerance)}" if due or e.candidate == due else "where exactly 0 is due"
+            lines.append(f"  error      {number(e.error)} = {size}   ({e.rule})" if due else f"  error      {number(e.error)}, {size}")
         if constant := _constant_ratio(e):
             lines.append(f"  {constant}")
     if r.where is not None and c is None:
@@ -164,13 +168,17 @@ def snippet(c: Counterexample, layout: Layout) -> str:
         flows = encode_by_time(layout, _flows(c), dtype)
         lines += [f"inputs = {_literal(inputs)}", f"cotangents = {_literal(flows)}", ""]
         lines.append(_how_to_load(c.target))
-        lines.append("outputs, pull = lstm.pullback(inputs)   # or: lstm.forward(inputs), lstm.vjp(inputs, cotangents)")
-        lines.append("gradients = pull(cotangents)")
+        if c.way == "pullback":
+            lines += ["outputs, pull = lstm.pullback(inputs)", "gradients = pull(cotangents)"]
+        else:
+            lines += ["outputs = lstm.forward(inputs)", *(["gradients = lstm.vjp(inputs, cotangents)"] if c.way == "vjp" else [])]
     else:
         lines += [f"inputs = {_literal(inputs)}", "", _how_to_load(c.target)]
         lines.append("J, gradients = lstm.loss_and_gradients(inputs)")
     e = c.evidence
-    if e.candidate is not None and e.index:
+    if c.check.startswith(("state", "law")):
+        lines.append(f"# {c.check} compares several such calls: see lstm-ref replay")
+    elif e.candidate is not None and e.index:
         due = e.autodiff if e.autodiff is not None else e.difference
         lines.append(
             f"# textbook {'outputs' if c.check.startswith('forward') else 'gradients'} {entry(e)}: seen {e.candidate!r}, due {due!r}"
