@@ -44,7 +44,8 @@ def test_nothing_flows_back():
         "reference": ("truth", "candidates", "judgement", "report"),
         "truth": ("candidates", "judgement", "report"),
         "candidates": ("judgement", "report", "truth"),
-        "judgement": ("report",),
+        "judgement": ("report", "diagnosis"),
+        "diagnosis": ("report",),
     }
     for room, forbidden in later.items():
         for path in files(room):

@@ -123,3 +123,22 @@ def test_the_harness_accuses_itself_when_autodiff_is_not_the_derivative_of_its_o
     verdict = verify(ReferenceLayer, only="grad.b_o.autodiff")
     assert verdict.outcome == "inconclusive"
     assert "lstm-ref contradicts itself" in verdict.results[[r.id for r in verdict.results].index("grad.b_o.autodiff")].reason
+
+
+def test_the_oracles_gates_are_accurate_in_both_tails_and_for_tiny_cotangents():
+    """Against extended precision: values within 4 u, derivatives within 8 u, also when what flows back is near underflow."""
+    a = np.concatenate([np.linspace(-300, 300, 2001), np.linspace(-2, 2, 2001), np.array([0.0, -0.0, 1e-300, 0.8, -0.8])])
+    exact = a.astype(np.longdouble)
+    e = np.exp(-np.abs(exact))
+    due = {autodiff._sigmoid: (np.where(a < 0, e, 1) / (1 + e), e / (1 + e) ** 2)}
+    due[autodiff._tanh] = (np.tanh(exact), 4 * e**2 / (1 + e**2) ** 2)
+    u = tol.PRECISIONS["float64"].u
+    for function, (value, slope) in due.items():
+        with jax.enable_x64(True):
+            seen, pull = jax.vjp(function, a)
+            slopes = {s: np.asarray(pull(np.full_like(a, s))[0]) / s for s in (1.0, 2.0**-990)}
+        size = np.maximum(np.abs(value), np.finfo(float).tiny)
+        assert np.max(np.abs(np.asarray(seen) - value) / size) <= 4 * u
+        assert np.max(np.abs(slopes[1.0] - slope) / slope) <= 8 * u
+        middle = np.abs(a) < 1  # elsewhere the product itself underflows
+        assert np.max(np.abs(slopes[2.0**-990] - slope)[middle] / slope[middle]) <= 8 * u

@@ -137,8 +137,9 @@ def _tanh(a):
 
     near = jnp.abs(a) < NEAR_ZERO
     s = jnp.where(near, a, 0) ** 2
-    top = 34459425 + s * (4729725 + s * (135135 + s * (990 + s)))
-    bottom = 34459425 + s * (16216200 + s * (945945 + s * (13860 + s * 45)))
+    n = 34459425.0  # divided out, so that a tiny cotangent does not underflow on its way back
+    top = 1 + s * (4729725 / n + s * (135135 / n + s * (990 / n + s / n)))
+    bottom = 1 + s * (16216200 / n + s * (945945 / n + s * (13860 / n + s * 45 / n)))
     e = jnp.exp(-2 * jnp.where(a < 0, -a, a))
     return jnp.where(near, a * top / bottom, jnp.where(a < 0, -1, 1) * (1 - e) / (1 + e))
 
