@@ -129,19 +129,29 @@ def _sigmoid(a):
 
 
 def _tanh(a):
-    """tanh(a) within 3 u; XLA's own is off by up to 7 u in float64, and its derivative 1 − tanh² by far more in the tail.
+    """tanh(a) within 4 u, with the derivative 4 e^{−2|a|} / (1 + e^{−2|a|})²; XLA's own is off by up to 7 u, and 1 − tanh²
+    loses all digits in the tail.
 
-    Lambert's continued fraction, nine levels deep, where |a| is small, and (1 − e^{−2|a|}) / (1 + e^{−2|a|}) elsewhere.
+    Lambert's continued fraction, nine levels deep, where |a| is small, and (1 − e^{−2|a|}) / (1 + e^{−2|a|}) elsewhere. The
+    derivative is given, as JAX's own tanh has it given: through the fraction, tiny cotangents would underflow.
     """
+    import jax
     import jax.numpy as jnp
 
-    near = jnp.abs(a) < NEAR_ZERO
-    s = jnp.where(near, a, 0) ** 2
-    n = 34459425.0  # divided out, so that a tiny cotangent does not underflow on its way back
-    top = 1 + s * (4729725 / n + s * (135135 / n + s * (990 / n + s / n)))
-    bottom = 1 + s * (16216200 / n + s * (945945 / n + s * (13860 / n + s * 45 / n)))
-    e = jnp.exp(-2 * jnp.where(a < 0, -a, a))
-    return jnp.where(near, a * top / bottom, jnp.where(a < 0, -1, 1) * (1 - e) / (1 + e))
+    @jax.custom_jvp
+    def tanh(a):
+        s = jnp.where(jnp.abs(a) < NEAR_ZERO, a, 0) ** 2
+        top = 34459425 + s * (4729725 + s * (135135 + s * (990 + s)))
+        bottom = 34459425 + s * (16216200 + s * (945945 + s * (13860 + s * 45)))
+        e = jnp.exp(-2 * jnp.abs(a))
+        return jnp.where(jnp.abs(a) < NEAR_ZERO, a * top / bottom, jnp.sign(a) * (1 - e) / (1 + e))
+
+    @tanh.defjvp
+    def slope(primals, tangents):
+        e = jnp.exp(-2 * jnp.abs(primals[0]))
+        return tanh(primals[0]), tangents[0] * (4 * e / (1 + e) ** 2)
+
+    return tanh(a)
 
 
 def _shapes(p: Sizes):
