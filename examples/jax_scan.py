@@ -18,7 +18,7 @@ def lstm(inputs):
 
 
 class JaxScan:
-    layout = {"order": "ifgo", "packed": True, "joint": "split"}  # noqa: RUF012
+    layout = {"order": "ifgo", "packed": True, "joint": "split"}
 
     def __init__(self):
         self.jitted = jax.jit(lambda inputs, cotangents: jax.vjp(lstm, inputs)[1](cotangents)[0])

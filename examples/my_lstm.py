@@ -13,7 +13,7 @@ def sigmoid(a):
 
 class MyLSTM:
     # one weight on [x, h], gates side by side in the order i, f, g, o
-    layout = {"order": "ifgo", "packed": True, "joint": "xh", "transposed": True}  # noqa: RUF012
+    layout = {"order": "ifgo", "packed": True, "joint": "xh", "transposed": True}
 
     def pullback(self, inputs):
         W, b, h, c = inputs["W"], inputs["b"], inputs["h0"], inputs["c0"]

@@ -72,7 +72,7 @@ def _mutates():
 
 def _shared_cache():
     class SharedCache(adapter.ReferenceLayer):
-        cache: dict = {}  # noqa: RUF012 - the fault itself: one cache for all instances
+        cache: dict = {}  # the fault itself: one cache for all instances
 
         def pullback(self, inputs):
             outputs, pull = super().pullback(inputs)

@@ -96,7 +96,7 @@ class ForwardThenVjp(CellByCell):
     """Right. The two-method form, and lists where arrays would do."""
 
     pullback = None
-    supports = {"B": "at most 3"}  # noqa: RUF012
+    supports = {"B": "at most 3"}
 
     def __getattribute__(self, name):
         if name == "pullback":
@@ -153,7 +153,7 @@ class KerasStyle:
 class OneAtATime(CellByCell):
     """Right. Batch of one and zero initial states only, no gradient of x, and it says so."""
 
-    supports = {"B": 1, "initial_state": False, "x_gradient": False}  # noqa: RUF012
+    supports = {"B": 1, "initial_state": False, "x_gradient": False}
 
     def pullback(self, p):
         outputs, pull = super().pullback({**p, "h0": 0 * p["h0"], "c0": 0 * p["c0"]})

@@ -100,7 +100,7 @@ def test_right_and_random_gradients_are_never_explained():
 
 def test_explanation_needs_weight_gradients_only_and_works_in_any_layout_and_in_float32():
     class Partial(KerasStyle):
-        supports = {"x_gradient": False, "h0_gradient": False, "c0_gradient": False}  # noqa: RUF012
+        supports = {"x_gradient": False, "h0_gradient": False, "c0_gradient": False}
 
         def pullback(self, p):
             outputs, pull = super().pullback(p)
@@ -142,7 +142,7 @@ def test_a_deaf_comparator_has_no_verdict(monkeypatch):
 
 
 class Misdeclared(KerasStyle):
-    layout = {  # noqa: RUF012
+    layout = {
         "order": "fogi",
         "packed": True,
         "joint": "split",

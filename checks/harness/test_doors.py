@@ -104,9 +104,13 @@ def test_usage_errors_are_2_with_a_sentence(here, arguments):
 
 
 def test_sizes_are_held_fixed(here):
-    code, text = command("check", f"{STRANGERS}:CellByCell", "--sizes", "H=6,T=2", "--only", "grad.*.autodiff")
+    from lstm_ref.cli import _at_sizes
+
+    code, _ = command("check", f"{STRANGERS}:CellByCell", "--sizes", "H=6,T=2", "--only", "grad.*.autodiff", "--report", "out.json")
     assert code == 0
-    assert "W_f[5, " in text or "W_i[5, " in text or "[1, " in text
+    worst = [r["worst"]["index"] for r in json.loads((here / "out.json").read_text())["results"] if r["id"] == "grad.x.autodiff"]
+    assert worst[0][0] < 2
+    assert _at_sizes(_face(CellByCell), "H=6,T=2").supports.sizes == {"H": 6, "T": 2}
 
 
 def test_nightly_names_the_seed_that_it_drew(monkeypatch):

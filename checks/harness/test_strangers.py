@@ -52,7 +52,7 @@ def test_wrong_forward_is_judged_by_its_own_differences():
 class HalfOfTwoBiases(KerasStyle):
     """Two biases; the gradient of the second is forgotten."""
 
-    layout = {  # noqa: RUF012
+    layout = {
         "order": "ifco",
         "packed": True,
         "joint": "split",
@@ -103,7 +103,7 @@ def test_laws_do_not_accuse_a_gradient_that_is_another_gates():
 
 def test_a_declared_limit_silences_gradients_that_are_returned_all_the_same():
     class NoState(CellByCell):
-        supports = {"initial_state": False}  # noqa: RUF012
+        supports = {"initial_state": False}
 
         def pullback(self, p):
             outputs, pull = super().pullback(p)

@@ -199,7 +199,7 @@ def placed(q: np.ndarray, memory: str) -> np.ndarray:
 def forward(call: Call, instance, taps: dict | None = None) -> Answer:
     """The candidate's outputs. Raises Finding when it raises, hangs or returns no dict."""
     extra = (encode_by_time(call.candidate.layout, taps, call.dtype),) if taps is not None else ()
-    if call.candidate.kind == "pullback" and not hasattr(instance, "forward"):
+    if call.candidate.kind == "pullback" and not callable(getattr(instance, "forward", None)):
         outputs, _ = _pair(guarded(call, "pullback", instance.pullback, call.inputs), "pullback", "(outputs, pull)")
     else:
         outputs = guarded(call, "forward", instance.forward, call.inputs, *extra)

@@ -69,7 +69,10 @@ def plug(thing, name: str | None = None) -> list[Candidate]:
 
 def _ways(thing) -> list[str]:
     """How this object gives gradients: one way at layer level, one at model level."""
-    has = functools.partial(hasattr, thing)
+
+    def has(method: str) -> bool:
+        return callable(getattr(thing, method, None))
+
     layer = "pullback" if has("pullback") else "vjp" if has("forward") and has("vjp") else None
     model = "loss_and_gradients" if has("loss_and_gradients") else None
     if not layer and not model and has("forward"):

@@ -176,8 +176,9 @@ class _LayerMutant:
         return {"h": trace.h, "h_T": trace.h[-1].copy(), "c_T": trace.c[-1].copy()}, pull
 
 
-class _ModelMutant(_LayerMutant):
-    pullback = None  # type: ignore[assignment]
+class _ModelMutant:
+    def __init__(self, mutant: Mutant):
+        self.mutant = mutant
 
     def loss_and_gradients(self, inputs):
         trace, dtype = forward.forward(inputs), inputs["x"].dtype

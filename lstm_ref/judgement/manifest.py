@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from ..candidates.contract import Candidate
 from ..cases import Spec
-from ..reference.symbols import BIASES, HEAD, LAYER_INTERMEDIATES, PREACTIVATIONS, STATES, WEIGHTS, forward_equations, upstream
+from ..reference.symbols import BIASES, HEAD, LAYER_INTERMEDIATES, STATES, WEIGHTS, forward_equations, upstream
 
 
 class Check(NamedTuple):
@@ -110,8 +110,8 @@ def _checks() -> list[Check]:
 
 
 CHECKS: dict[str, Check] = {c.id: c for c in _checks()}
-assert len(CHECKS) == len(_checks()), "two checks share an id"
-PREACTIVATION_CHECKS = tuple(f"forward.{k}" for k in PREACTIVATIONS)
+if len(CHECKS) != len(_checks()):
+    raise ValueError("two checks share an id")
 
 
 def manifest(faces: list[Candidate]) -> list[Check]:

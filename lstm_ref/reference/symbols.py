@@ -92,10 +92,7 @@ _GATE = {
 
 
 def upstream(name: str) -> tuple[str, ...]:
-    """Labels of the equations that the gradient of `name` comes out of, nearest first.
-
-    For a forward value, the labels of the F-equations are given by `downstream_of_inputs`.
-    """
+    """Labels of the equations that the gradient of `name` comes out of, nearest first."""
     kind, _, gate = name.partition("_")
     if kind == "W" and gate in GATES:
         return ("B:weights", *_GATE[gate])

@@ -18,6 +18,7 @@ def as_data(v: Verdict) -> dict:
         "format": FORMAT,
         "target": v.target,
         "outcome": v.outcome,
+        "forward": v.forward,
         "gradients": v.gradients,
         "behaviour": v.behaviour,
         "kind": v.kind,
