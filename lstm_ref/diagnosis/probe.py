@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -10,7 +10,7 @@ from .. import cases
 from ..candidates import contract
 from ..candidates.contract import Candidate, Finding
 from ..judgement import tolerances as tol
-from ..judgement.judge import Bench, Point
+from ..judgement.judge import Bench, Point, fitted
 from ..reference import forward, objectives
 from ..reference.symbols import Sizes
 
@@ -52,11 +52,7 @@ def probes(candidate: Candidate, precision: tol.Precision, sizes=SIZES) -> list[
     """Ask the candidate; cases in which it misbehaves are left out."""
     bench, out = Bench(candidate, precision, candidate.make()), []
     for n, size in enumerate(sizes):
-        spec = cases.Spec(candidate.supports.fit(size), seed=100 + n)
-        if not candidate.supports.initial_state:
-            spec = replace(spec, initial_state="zero")
-        if "c_T" in candidate.supports.missing:
-            spec = replace(spec, cotangents="h")
+        spec = fitted(cases.Spec(size, seed=100 + n), candidate)
         if spec.sizes.H * (spec.sizes.H + spec.sizes.D) * spec.sizes.T > LARGEST:
             continue
         case = cases.build(spec, precision.dtype, candidate.model)

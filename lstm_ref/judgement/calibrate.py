@@ -11,8 +11,7 @@ from .. import cases
 from ..candidates import contract
 from ..candidates.contract import Candidate, Finding
 from . import tolerances as tol
-from .judge import BY_STEP, Bench, Point
-from .run import _fitted
+from .judge import BY_STEP, Bench, Judged, Point, _with_tail, fitted
 
 
 @dataclass(frozen=True)
@@ -41,14 +40,12 @@ def calibrate(face: Candidate, dtype: str, count: int, seed: int) -> list[Row]:
     bench = Bench(face, tol.PRECISIONS[dtype], face.make())
     found: dict[str, list[tuple]] = {}
     for spec in (*cases.CORNERS, *cases.drawn(count, seed)):
-        spec = _fitted(spec, bench)
+        spec = fitted(spec, face)
         found.setdefault(spec.regime, []).extend(_blocks(bench, cases.build(spec, bench.precision.dtype, face.model)))
     return [_row(face, dtype, regime, rows) for regime, rows in found.items()]
 
 
 def _blocks(bench: Bench, case: cases.Case) -> Iterable[tuple]:
-    from .judge import Judged, _with_tail
-
     point = Point(bench, case.inputs, case.cotangents)
     found = Judged(case, point)
     call = contract.prepare(bench.candidate, case.inputs, bench.precision.dtype)

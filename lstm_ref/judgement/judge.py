@@ -9,7 +9,7 @@ import numpy as np
 
 from ..candidates import contract, layout
 from ..candidates.contract import Answer, Candidate, Finding
-from ..cases import Case
+from ..cases import Case, Spec
 from ..reference.symbols import LAYER_INTERMEDIATES, LAYER_OUTPUTS
 from ..truth import autodiff, differences
 from . import tolerances as tol
@@ -106,6 +106,19 @@ class Judged:
     def add(self, check: str, evidence: Evidence) -> None:
         known = self.evidence.get(check)
         self.evidence[check] = evidence if known is None else worst_of([known, evidence])
+
+
+def fitted(spec: Spec, candidate: Candidate) -> Spec:
+    """The spec nearest to this one that the candidate supports."""
+    supports = candidate.supports
+    spec = replace(spec, sizes=supports.fit(spec.sizes))
+    if candidate.model:
+        return replace(spec, cotangents="all")
+    if "c_T" in supports.missing:
+        spec = replace(spec, cotangents="h" if spec.cotangents in ("all", "c_T") else spec.cotangents)
+    if not supports.initial_state:
+        spec = replace(spec, initial_state="zero")
+    return replace(spec, logits=1.0)
 
 
 def judge(bench: Bench, case: Case, with_differences: bool = True, with_taps: bool = True) -> Judged:
@@ -232,28 +245,32 @@ def _judge_differences(found: Judged, bench: Bench, call: contract.Call, forward
     rounding, rng = _rounding_of_J(point, bench), np.random.default_rng(case.spec.seed)
     base = {k: v if v.dtype.kind == "i" else v.astype(np.float64) for k, v in call.inputs.items()}
     for k in (*names, *inner):
-        seen = found.gradients.arrays[k]
-        kind = "inter" if k in inner else "grad"
         if bench.refuted.get(k, 0) >= ENOUGH:
             continue
-        for direction in _directions(seen, rng, p.name == "float64" and bench.complex_safe.get((k, case.spec.regime), True)):
-            J = _along(call, bench.instance, case, base, k, direction, tapped=k in inner)
+        kind = "inter" if k in inner else "grad"
+        exact = p.name == "float64" and bench.complex_safe.get((k, case.spec.regime), True)
+        for told, seen, direction, part in _differenced(found.gradients, k, rng, exact, bench.candidate.layout):
+            J = _along(call, bench.instance, case, base, k, direction, tapped=k in inner, part=part)
             try:
                 evidence = _one_difference(bench, case, k, seen, direction, J, rounding, limits[k])
             except Finding as finding:
-                evidence = Evidence(UNRESOLVED, quantity=k, rule=finding.sentence)
-            found.add(f"{kind}.{k}.differences", evidence)
-            bench.refuted[k] = bench.refuted.get(k, 0) + (evidence.outcome == FAIL)
-        if f"{k}.second" in found.gradients.arrays:  # two biases have the same gradient; each is moved alone as well
-            for part, twin in (("b_x", k), ("b_h", f"{k}.second")):
-                alone, towards = found.gradients.arrays[twin], next(iter(_directions(seen, rng, False)))
-                J = _along(call, bench.instance, case, base, k, towards, tapped=False, part=part)
-                try:
-                    evidence = _one_difference(bench, case, k, alone, towards, J, rounding, limits[k])
-                except Finding as finding:
-                    evidence = Evidence(UNRESOLVED, quantity=k, rule=finding.sentence)
-                told = f"{k} of {bench.candidate.layout.name(part)}"
-                found.add(f"grad.{k}.differences", replace(evidence, quantity=told))
+                evidence = Evidence(UNRESOLVED, rule=finding.sentence)
+            found.add(f"{kind}.{k}.differences", replace(evidence, quantity=told))
+            bench.refuted[k] = bench.refuted.get(k, 0) + (part is None and evidence.outcome == FAIL)
+
+
+def _differenced(gradients: Answer, k: str, rng: np.random.Generator, exact: bool, own: layout.Layout):
+    """What is differenced of one gradient: its name in messages, the numbers, a direction, and which of two biases moves.
+
+    Two biases have the same gradient; they are moved together, and then each alone.
+    """
+    seen = gradients.arrays[k]
+    for direction in _directions(seen, rng, exact):
+        yield k, seen, direction, None
+    if f"{k}.second" in gradients.arrays:
+        for part, twin in (("b_x", k), ("b_h", f"{k}.second")):
+            direction = next(_directions(seen, rng, exact=False))
+            yield f"{k} of {own.name(part)}", gradients.arrays[twin], direction, part
 
 
 def _one_difference(bench: Bench, case: Case, k: str, seen, direction, J, rounding: float, limit) -> Evidence:

@@ -20,7 +20,7 @@ from ..candidates.layout import Layout, decode, effective, encode
 from ..reference.arrays import sigmoid
 from ..reference.symbols import GATES, LAYER_INPUTS, Sizes, shape
 from . import tolerances as tol
-from .judge import Bench, Point
+from .judge import Bench, Point, fitted
 
 SIZES = (Sizes(1, 2, 3, 2), Sizes(3, 2, 2, 3))  # one step to sift the readings, three to confirm
 
@@ -82,10 +82,8 @@ def find(candidate: Candidate, precision: tol.Precision) -> Reading | None:
 
 def _ask(bench: Bench, size: Sizes, n: int):
     candidate = bench.candidate
-    spec = cases.Spec(candidate.supports.fit(size), seed=200 + n)
-    if not candidate.supports.initial_state:
-        spec = replace(spec, initial_state="zero")
-    case = cases.build(spec, bench.precision.dtype, False)
+    spec = cases.Spec(size, seed=200 + n)
+    case = cases.build(fitted(spec, candidate), bench.precision.dtype, False)
     outputs = contract.forward(contract.prepare(candidate, case.inputs, bench.precision.dtype), bench.instance)
     if "h" not in outputs.arrays:
         raise Finding("contract.keys", "h is missing")

@@ -22,7 +22,7 @@ from ..reference.symbols import Sizes
 from ..truth import autodiff
 from . import tolerances as tol
 from .comparison import worst_of
-from .judge import Bench, Judged, judge, measure_precision, truth_holds
+from .judge import Bench, Judged, fitted, judge, measure_precision, truth_holds
 from .laws import judge_laws
 from .manifest import CHECKS, GROUPS, Check, groups, manifest, selected
 from .reading import find as find_reading
@@ -180,7 +180,7 @@ def _run_one(target, faces, profile, dtype, seed, only, progress, declared) -> V
 def _first_impressions(sheet: _Sheet, benches: list[Bench]) -> bool:
     """Measure the effective precision; True if a call ran out of time."""
     for bench in benches:
-        specs = [_fitted(cases.CORNERS[k], bench) for k in PRECISION_CORNERS]
+        specs = [fitted(cases.CORNERS[k], bench.candidate) for k in PRECISION_CORNERS]
         try:
             found = measure_precision(bench, [cases.build(s, bench.precision.dtype, bench.candidate.model) for s in specs])
         except Finding as finding:
@@ -194,7 +194,7 @@ def _read_forward(sheet: _Sheet, bench: Bench) -> None:
     """Where h is not the textbook's: find the layout under which it is, and judge under that, or the variant that it is."""
     if bench.candidate.model:
         return
-    spec = _fitted(cases.CORNERS[0], bench)
+    spec = fitted(cases.CORNERS[0], bench.candidate)
     found = judge(bench, cases.build(spec, bench.precision.dtype, False), with_differences=False)
     if "forward.h" not in found.evidence or found.evidence["forward.h"].outcome != FAIL:
         return
@@ -218,19 +218,7 @@ def _stream(benches: list[Bench], profile: Profile, seed: int) -> Iterator[tuple
     """Every spec once per face, fitted to what the face supports; the fixed corners first."""
     for spec in (*cases.CORNERS, *cases.drawn(profile.draws, seed)):
         for bench in benches:
-            yield _fitted(spec, bench), bench
-
-
-def _fitted(spec: Spec, bench: Bench) -> Spec:
-    supports = bench.candidate.supports
-    spec = replace(spec, sizes=supports.fit(spec.sizes))
-    if bench.candidate.model:
-        return replace(spec, cotangents="all")
-    if "c_T" in supports.missing:
-        spec = replace(spec, cotangents="h" if spec.cotangents in ("all", "c_T") else spec.cotangents)
-    if not supports.initial_state:
-        spec = replace(spec, initial_state="zero")
-    return replace(spec, logits=1.0)
+            yield fitted(spec, bench.candidate), bench
 
 
 def _judge_one(sheet: _Sheet, bench: Bench, spec: Spec, n: int, profile: Profile) -> bool:
