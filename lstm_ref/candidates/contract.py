@@ -29,7 +29,7 @@ from ..reference.symbols import (
     Sizes,
     shape,
 )
-from .layout import Layout, blocks_in, decode, encode, encode_by_time
+from .layout import PRESETS, Layout, blocks_in, decode, encode, encode_by_time
 
 CALL_SECONDS = 6.0  # a framework's first call compiles; a run in which one call hangs still ends within ten
 REDUCTIONS = {
@@ -175,13 +175,16 @@ def moved(call: Call, base: dict, along: dict, step: complex, dtype: np.dtype) -
 def direction(candidate: Candidate, inputs: dict, name: str, values: np.ndarray, part: str | None = None) -> dict[str, np.ndarray]:
     """A direction in one textbook input as the candidate's arrays, without those that are zero. Layouts are linear but for
     the forget bias, which is no part of a direction. With `part` ("b_x" or "b_h") only that one of two biases moves."""
-    layout = replace(candidate.layout, forget_bias=0.0)
+    layout = candidate.layout
     if part is not None:
         layout = replace(layout, biases=1, names={**layout.names, "b": layout.name(part)})
-    if layout == Layout() or name in ("W_v", "b_v"):
-        return {layout.name(name) if name in ("x", "h0", "c0", "W_v", "b_v") else name: values}
+    if name in ("W_v", "b_v"):
+        return {layout.name(name): values}
+    if layout == PRESETS["textbook"]:
+        return {name: values}
     zeros = {k: np.zeros(v.shape) for k, v in inputs.items() if k not in ("y", "w")}
-    return {k: v for k, v in encode(layout, {**zeros, name: values}, np.dtype(np.float64)).items() if v.any()}
+    moved = encode(replace(layout, forget_bias=0.0), {**zeros, name: values}, np.dtype(np.float64))
+    return {k: v for k, v in moved.items() if v.any()}
 
 
 def placed(q: np.ndarray, memory: str) -> np.ndarray:
@@ -234,9 +237,9 @@ def start(call: Call, instance) -> tuple[Answer, Callable[[dict], Answer]]:
     def gradients(cotangents: dict) -> Answer:
         user = cotangents_for(call, outputs, cotangents)
         where = "vjp" if candidate.kind == "vjp" else "the function that pullback returned"
-        before = {k: v.copy() for k, v in user.items()}
+        before = {k: v.tobytes() for k, v in user.items()}
         found = answer(call, guarded(call, where, pull, user), where, candidate.gradient_names)
-        if changed := [k for k in before if not np.array_equal(before[k], user[k], equal_nan=True)]:
+        if changed := [k for k in before if before[k] != user[k].tobytes()]:
             sentence = (
                 f"{where} changed the cotangent{'s' if len(changed) > 1 else ''} {', '.join(changed)} that it was given; work on a copy"
             )

@@ -148,6 +148,8 @@ def decode(layout: Layout, user: dict, key_shapes: dict[str, tuple[int, ...]]) -
 
     `key_shapes` holds the textbook shapes of everything that may be there; what is absent stays absent.
     """
+    if layout == PRESETS["textbook"]:
+        return dict(user)
     H = key_shapes["h0"][-1]
     found: dict[str, np.ndarray] = {}
     for key in key_shapes:

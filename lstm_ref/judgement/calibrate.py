@@ -11,7 +11,7 @@ from .. import cases
 from ..candidates import contract
 from ..candidates.contract import Candidate, Finding
 from . import tolerances as tol
-from .judge import BY_STEP, Bench, Judged, Point, _with_tail, fitted
+from .judge import Bench, Judged, Point, fitted, held_against_autodiff
 
 
 @dataclass(frozen=True)
@@ -56,9 +56,9 @@ def _blocks(bench: Bench, case: cases.Case) -> Iterable[tuple]:
         return
     blocks = [(k, v, point.truth.values[k], k) for k, v in outputs.arrays.items()]
     blocks += [(k, v, point.truth.gradients[k.partition(".")[0]], "d" + k.partition(".")[0]) for k, v in gradients.arrays.items()]
-    for name, seen, due, key in blocks:
+    pieces = held_against_autodiff(found, blocks, bench)
+    for (_, seen, due, key), outcome in zip(blocks, (e.outcome for e in pieces), strict=True):
         condition = point.conditions[key]
-        outcome = _with_tail(found, key.removeprefix("d") if key[1:] in BY_STEP else name.partition(".")[0], seen, due, key, bench).outcome
         scaled = np.abs(seen - due) / (bench.precision.u * condition.C)
         rms = float(np.sqrt(np.mean(scaled**2))) if seen.size >= tol.RMS_ENTRIES else 0.0
         judged = condition.in_range and condition.first_order

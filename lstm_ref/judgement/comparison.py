@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from typing import NamedTuple
+
 import numpy as np
 
 from . import tolerances as tol
@@ -9,62 +12,101 @@ from .tolerances import Condition, Precision
 from .verdict import FAIL, PASS, UNRESOLVED, ZERO, Evidence
 
 
+class Block(NamedTuple):
+    """What is compared: a quantity's name for messages, arrays of one shape (never broadcast), the condition, and the
+    unit roundoff, which is the dtype's unless it was measured."""
+
+    quantity: str
+    seen: np.ndarray
+    due: np.ndarray
+    condition: Condition
+    u: float
+
+
 def compare(quantity: str, seen: np.ndarray, due: np.ndarray, c: Condition, p: Precision, u: float | None = None) -> Evidence:
-    """Judge one block (arrays of one shape; it is never broadcast) at unit roundoff `u`, the dtype's unless measured.
+    """Judge one block at unit roundoff `u`, the dtype's unless measured."""
+    return compare_all([Block(quantity, seen, due, c, p.u if u is None else u)], p)[0]
+
+
+def compare_all(blocks: list[Block], p: Precision) -> list[Evidence]:
+    """Judge blocks, each for itself. What needs every entry is computed for all of them at once.
 
     In this order: out of range, NaN or infinity, first order lost, an error above tolerance, a tolerance too wide to
     tell anything, pass.
     """
-    if seen.shape != due.shape:
-        raise ValueError(f"{quantity}: shapes {seen.shape} and {due.shape} cannot be compared")
-    u = p.u if u is None else u
-    if not c.in_range:
-        return Evidence(UNRESOLVED, quantity=quantity, rule=f"values come within 1/16 of the largest {p.name}")
-    if not np.isfinite(due).all():
-        return Evidence(UNRESOLVED, quantity=quantity, rule="the truth itself is not finite")
-    if not np.isfinite(seen).all():
-        index = tuple(int(k) for k in np.argwhere(~np.isfinite(seen))[0])
-        rule = f"{seen[index]} is not a finite number"
-        return Evidence(FAIL, np.inf, quantity, index, float(seen[index]), float(due[index]), rule=rule)
-    if not c.first_order:
-        return Evidence(UNRESOLVED, quantity=quantity, rule="rounding here is too large to be followed to first order")
-    error, limit = np.abs(seen - due), tol.tolerance(c, u)
-    with np.errstate(over="ignore"):
+    if not blocks:
+        return []
+    for b in blocks:
+        if b.seen.shape != b.due.shape:
+            raise ValueError(f"{b.quantity}: shapes {b.seen.shape} and {b.due.shape} cannot be compared")
+    sizes = np.array([b.seen.size for b in blocks])
+    starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
+    seen, due = (np.concatenate([v.ravel() for v in vs]) for vs in ([b.seen for b in blocks], [b.due for b in blocks]))
+    limit = np.concatenate([tol.tolerance(b.condition, b.u).ravel() for b in blocks])
+    with np.errstate(all="ignore"):
+        error = np.abs(seen - due)
         ratios = error / limit
-    index = tuple(int(k) for k in np.unravel_index(np.argmax(ratios), ratios.shape))
-    worst, rms = float(ratios[index]), 0.0
-    if error.size >= tol.RMS_ENTRIES:
-        with np.errstate(over="ignore"):
-            rms = float(np.sqrt(np.mean((ratios * tol.KAPPA) ** 2))) / tol.RMS_LIMIT
-    rule = "|candidate − autodiff| ≤ κ·u·C"
-    if rms > 1 >= worst:
-        rule = f"rms(error / u·C) ≤ {tol.RMS_LIMIT} over the block, where it is {rms * tol.RMS_LIMIT:.1f}"
-    values = (quantity, index, float(seen[index]), float(due[index]), None, float(error[index]), float(limit[index]), rule)
-    ratio = worst if worst > 1 else max(worst, rms)
-    if ratio > 1:
-        return Evidence(FAIL, ratio, *values)
-    if limit.max() >= p.resolution * c.scale:
-        return Evidence(UNRESOLVED, ratio, *values)
-    return Evidence(PASS if due.any() else ZERO, ratio, *values)
+        rms = np.sqrt(np.add.reduceat((ratios * tol.KAPPA) ** 2, starts) / sizes) / tol.RMS_LIMIT
+    seen_finite, due_finite = (np.logical_and.reduceat(np.isfinite(v), starts) for v in (seen, due))
+    nonzero, widest = np.logical_or.reduceat(due, starts), np.maximum.reduceat(limit, starts)
+    found = []
+    for n, b in enumerate(blocks):
+        if not b.condition.in_range:
+            found.append(Evidence(UNRESOLVED, quantity=b.quantity, rule=f"values come within 1/16 of the largest {p.name}"))
+            continue
+        if not due_finite[n]:
+            found.append(Evidence(UNRESOLVED, quantity=b.quantity, rule="the truth itself is not finite"))
+            continue
+        if not seen_finite[n]:
+            index = tuple(int(k) for k in np.argwhere(~np.isfinite(b.seen))[0])
+            rule = f"{b.seen[index]} is not a finite number"
+            found.append(Evidence(FAIL, np.inf, b.quantity, index, float(b.seen[index]), float(b.due[index]), rule=rule))
+            continue
+        if not b.condition.first_order:
+            found.append(Evidence(UNRESOLVED, quantity=b.quantity, rule="rounding here is too large to be followed to first order"))
+            continue
+        at = int(starts[n]) + int(ratios[starts[n] : starts[n] + sizes[n]].argmax())
+        worst, spread = float(ratios[at]), float(rms[n]) if sizes[n] >= tol.RMS_ENTRIES else 0.0
+        rule = "|candidate − autodiff| ≤ κ·u·C"
+        if spread > 1 >= worst:
+            rule = f"rms(error / u·C) ≤ {tol.RMS_LIMIT} over the block, where it is {spread * tol.RMS_LIMIT:.1f}"
+        index = tuple(map(int, np.unravel_index(at - starts[n], b.seen.shape)))
+        values = (b.quantity, index, float(seen[at]), float(due[at]), None, float(error[at]), float(limit[at]), rule)
+        ratio = worst if worst > 1 else max(worst, spread)
+        outcome = PASS if nonzero[n] else ZERO
+        if ratio > 1:
+            outcome = FAIL
+        elif widest[n] >= p.resolution * b.condition.scale:
+            outcome = UNRESOLVED
+        found.append(Evidence(outcome, ratio, *values))
+    return found
 
 
 def compare_along(
-    quantity: str, seen: np.ndarray, direction: np.ndarray, slope: float, slope_bound: float, limit: np.ndarray, p: Precision
+    quantity: str,
+    seen: np.ndarray,
+    direction: np.ndarray,
+    slope: float,
+    slope_bound: float,
+    limit: np.ndarray,
+    p: Precision,
+    note: str = "",
 ) -> Evidence:
-    """Judge ⟨gradient, direction⟩ against a difference: the tolerance is Σ|d|·tolerance plus the difference's own bound."""
-    along = float(np.sum(seen * direction))
-    tolerance = float(np.sum(np.abs(direction) * limit)) + slope_bound
+    """Judge ⟨gradient, direction⟩ against a difference: the tolerance is Σ|d|·tolerance plus the difference's own bound.
+    `note` goes into the evidence: how the difference was found."""
+    along = float(np.vdot(seen, direction))
+    tolerance = float(np.vdot(np.abs(direction), limit)) + slope_bound
     if not np.isfinite(slope) or not np.isfinite(tolerance):
-        return Evidence(UNRESOLVED, quantity=quantity, rule="the difference is not finite")
+        return Evidence(UNRESOLVED, quantity=quantity, rule="the difference is not finite", note=note)
     error = abs(along - slope)
     ratio = error / tolerance if tolerance else (np.inf if error else 0.0)
     one = np.count_nonzero(direction) == 1
     index = tuple(int(k) for k in np.argwhere(direction)[0]) if one else ()
     rule = "|⟨candidate, direction⟩ − difference| ≤ Σ|d|·κ·u·C + the difference's own bound"
-    values = (quantity, index, along, None, slope, error, tolerance, rule)
+    values = (quantity, index, along, None, slope, error, tolerance, rule, note)
     if not np.isfinite(along) or ratio > 1:
         return Evidence(FAIL, ratio if np.isfinite(along) else np.inf, *values)
-    typical = max(abs(slope), abs(along), float(np.linalg.norm(seen)) / np.sqrt(seen.size))
+    typical = max(abs(slope), abs(along), math.sqrt(np.vdot(seen, seen) / seen.size))
     if tolerance >= p.resolution * typical and (typical > 0 or slope_bound > p.m):
         return Evidence(UNRESOLVED, ratio, *values)
     return Evidence(PASS if typical else ZERO, ratio, *values)

@@ -13,7 +13,7 @@ from ..cases import Case, Spec
 from ..reference.symbols import LAYER_INTERMEDIATES, LAYER_OUTPUTS
 from ..truth import autodiff, differences
 from . import tolerances as tol
-from .comparison import compare, compare_along, looks_like, worst_of
+from .comparison import Block, compare, compare_all, compare_along, looks_like, worst_of
 from .tolerances import Condition, Precision
 from .verdict import FAIL, PASS, UNRESOLVED, Evidence
 
@@ -127,14 +127,14 @@ def judge(bench: Bench, case: Case, with_differences: bool = True, with_taps: bo
     point = Point(bench, case.inputs, case.cotangents)
     found = Judged(case, point)
     call = contract.prepare(candidate, case.inputs, bench.precision.dtype, case.spec.memory)
-    given = {k: v.copy() for k, v in call.inputs.items()}
+    given = {k: v.tobytes() for k, v in call.inputs.items()}
     outputs = None
     try:
         outputs, pull = contract.start(call, bench.instance)
         found.gradients = pull(case.cotangents) if candidate.kind != "forward" else Answer({}, {}, {})
     except Finding as finding:
         _blame(found, finding)
-    changed = [k for k in given if not np.array_equal(given[k], call.inputs[k], equal_nan=given[k].dtype.kind != "i")]
+    changed = [k for k in given if given[k] != call.inputs[k].tobytes()]
     mutated = Evidence(FAIL, np.inf, ", ".join(changed), rule=f"{', '.join(changed)} changed during the call")
     found.add("state.inputs_unmutated", mutated if changed else Evidence(PASS))
     if outputs is None:
@@ -171,8 +171,8 @@ def _contract_evidence(found: Judged, answer: Answer, bench: Bench) -> None:
 def _judge_forward(found: Judged, outputs: Answer, bench: Bench) -> bool:
     """Whether h and c_T (or the loss) are the textbook's here."""
     point, right = found.point, True
-    for name, seen in outputs.arrays.items():
-        evidence = _with_tail(found, name, seen, point.truth.values[name], name, bench)
+    blocks = [(name, seen, point.truth.values[name], name) for name, seen in outputs.arrays.items()]
+    for name, evidence in zip(outputs.arrays, held_against_autodiff(found, blocks, bench), strict=True):
         found.add(f"forward.{name}", evidence)
         right &= evidence.outcome != FAIL or name not in (*FORWARD, "J")
     if "h" in outputs.faults or "c_T" in outputs.faults:
@@ -206,19 +206,32 @@ def _judge_gradients(found: Judged, bench: Bench, forward_right: bool) -> None:
                 found.add(check, Evidence(FAIL, np.inf, name, rule=fault.sentence))
     if not forward_right:
         return  # the truth is another function's: only differences of its own forward pass can tell
+    checks, blocks = [], []
     for key, seen in answer.arrays.items():
         name, _, second = key.partition(".")
         kind = "inter" if name in BY_STEP else "grad"
         if kind == "grad" and name not in bench.candidate.gradient_names:
             continue  # declared as not provided
         told = f"{name} of {bench.candidate.layout.name('b_h')}" if second else name
-        found.add(f"{kind}.{name}.autodiff", _with_tail(found, told, seen, point.truth.gradients[name], f"d{name}", bench))
+        checks.append(f"{kind}.{name}.autodiff")
+        blocks.append((told, seen, point.truth.gradients[name], f"d{name}"))
+    for check, evidence in zip(checks, held_against_autodiff(found, blocks, bench), strict=True):
+        found.add(check, evidence)
 
 
-def _with_tail(found: Judged, name: str, seen: np.ndarray, due: np.ndarray, key: str, bench: Bench) -> Evidence:
-    """Compare; what fails is judged again with σ's noise absolute, and then is a note on σ's tail, not a failure."""
-    p, u, point = bench.precision, bench.u(key), found.point
-    evidence = compare(name, seen, due, point.conditions[key], p, u)
+def held_against_autodiff(found: Judged, blocks: list[tuple], bench: Bench) -> list[Evidence]:
+    """Compare blocks, each given as its name, what was seen, what is due, and the key of its condition; what fails is
+    judged again with σ's noise absolute, and then is a note on σ's tail, not a failure."""
+    conditions = found.point.conditions
+    pieces = compare_all([Block(name, seen, due, conditions[key], bench.u(key)) for name, seen, due, key in blocks], bench.precision)
+    for n, evidence in enumerate(pieces):
+        if evidence.outcome in (FAIL, UNRESOLVED):
+            pieces[n] = _second_look(found, blocks[n], evidence, bench)
+    return pieces
+
+
+def _second_look(found: Judged, block: tuple, evidence: Evidence, bench: Bench) -> Evidence:
+    (name, seen, due, key), point = block, found.point
     if np.isfinite(due).all() and not np.isfinite(seen).all() and point.conditions[key].in_range:
         found.add("contract.finite", evidence)
     if evidence.outcome != FAIL or not np.isfinite(evidence.ratio):
@@ -226,7 +239,7 @@ def _with_tail(found: Judged, name: str, seen: np.ndarray, due: np.ndarray, key:
     smallest_gate = min(float(np.abs(point.conditions[k].clean).min()) for k in ("f", "i", "o"))
     if evidence.ratio * smallest_gate > tol.KAPPA:
         return evidence  # absolute noise on σ is at most 1/σ times the relative: that cannot explain this
-    again = compare(name, seen, due, point.tail_conditions[key], p, u)
+    again = compare(name, seen, due, point.tail_conditions[key], bench.precision, bench.u(key))
     if again.outcome == FAIL:
         return evidence
     note = f"σ loses relative accuracy in its tail (as ½(1 + tanh(a/2)) does): {name} is off by {evidence.ratio:.3g} tolerances"
@@ -252,10 +265,10 @@ def _judge_differences(found: Judged, bench: Bench, call: contract.Call, forward
         for told, seen, direction, part in _differenced(found.gradients, k, rng, exact, bench.candidate.layout):
             J = _along(call, bench.instance, case, base, k, direction, tapped=k in inner, part=part)
             try:
-                evidence = _one_difference(bench, case, k, seen, direction, J, rounding, limits[k])
+                evidence = _one_difference(bench, case, k, told, seen, direction, J, rounding, limits[k])
             except Finding as finding:
-                evidence = Evidence(UNRESOLVED, rule=finding.sentence)
-            found.add(f"{kind}.{k}.differences", replace(evidence, quantity=told))
+                evidence = Evidence(UNRESOLVED, quantity=told, rule=finding.sentence)
+            found.add(f"{kind}.{k}.differences", evidence)
             bench.refuted[k] = bench.refuted.get(k, 0) + (part is None and evidence.outcome == FAIL)
 
 
@@ -273,28 +286,27 @@ def _differenced(gradients: Answer, k: str, rng: np.random.Generator, exact: boo
             yield f"{k} of {own.name(part)}", gradients.arrays[twin], direction, part
 
 
-def _one_difference(bench: Bench, case: Case, k: str, seen, direction, J, rounding: float, limit) -> Evidence:
-    p = bench.precision
-    inputs = case.inputs.get(k, seen)
-    rounding = rounding + bench.u(f"d{k}") * float(np.sum(np.abs(seen) * np.abs(inputs))) if k in case.inputs else rounding
-    scale = float(np.linalg.norm(seen)) / np.sqrt(seen.size)
-    coarse = bench.u(f"d{k}") > tol.PRECISIONS["float64"].u
+def _one_difference(bench: Bench, case: Case, k: str, told: str, seen, direction, J, rounding: float, limit) -> Evidence:
+    p, u = bench.precision, bench.u(f"d{k}")
+    coarse = u > tol.PRECISIONS["float64"].u
     key = (k, case.spec.regime)
 
     def six(tries=None):
-        good_enough = scale * max(np.sqrt(bench.u(f"d{k}")), p.resolution**2 if coarse else 0.0)
-        found = differences.six_point(J, rounding, tol.DIFFERENCE_BOUND, scale, good_enough, coarse, tries)
+        scale = float(np.linalg.norm(seen)) / np.sqrt(seen.size)
+        steps = u * float(np.sum(np.abs(seen) * np.abs(case.inputs[k]))) if k in case.inputs else 0.0  # rounding of the moved inputs
+        good_enough = scale * max(np.sqrt(u), p.resolution**2 if coarse else 0.0)
+        found = differences.six_point(J, rounding + steps, tol.DIFFERENCE_BOUND, scale, good_enough, coarse, tries)
         if found.bound > p.resolution * scale and tries is None:
-            other = differences.adaptive(J, rounding, tol.DIFFERENCE_BOUND, coarse)
+            other = differences.adaptive(J, rounding + steps, tol.DIFFERENCE_BOUND, coarse)
             found = min(found, other, key=lambda d: d.bound)
         return found
 
     def judged(d, own):
-        return replace(compare_along(k, seen, direction, d.value, d.bound + own, limit, p), note=d.method)
+        return compare_along(told, seen, direction, d.value, d.bound + own, limit, p, d.method)
 
     if p.name == "float64" and not coarse and bench.complex_safe.get(key, True):
         exact = _complex(J)
-        own = float(np.sum(np.abs(direction) * limit))  # the complex step rounds as the gradient does
+        own = float(np.vdot(np.abs(direction), limit))  # the complex step rounds as the gradient does
         if exact is not None:
             evidence = judged(exact, own)
             if key in bench.complex_safe and evidence.outcome != FAIL:
@@ -348,8 +360,8 @@ def functional(outputs: dict, s: dict):
     if "h" not in outputs or ("c_T" not in outputs and s["c_T"].any()):
         raise Finding("contract.keys", "h or c_T is missing, so the forward pass cannot be differenced")
     h = outputs["h"]
-    J = np.sum(s["h"] * h) + np.sum(s["h_T"] * outputs.get("h_T", h[-1]))
-    return J + np.sum(s["c_T"] * outputs["c_T"]) if "c_T" in outputs else J
+    J = np.vdot(s["h"], h) + np.vdot(s["h_T"], outputs.get("h_T", h[-1]))
+    return J + np.vdot(s["c_T"], outputs["c_T"]) if "c_T" in outputs else J
 
 
 def _rounding_of_J(point: Point, bench: Bench) -> float:

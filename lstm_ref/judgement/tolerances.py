@@ -121,7 +121,7 @@ def _noisy_run(inputs: dict, cotangents: dict, keep: _Noise) -> Lanes:
     lane = {k: v[:, None] if k in ("x", "y", "w") else v for k, v in inputs.items()}
     states = np.broadcast_to(lane["h0"], (LANES, *lane["h0"].shape))
     trace = _forward(keep, {**lane, "h0": states, "c0": np.broadcast_to(lane["c0"], states.shape)})
-    dh_out, head, forward_peak = cotangents["h"][:, None], None, keep.peak
+    dh_out, head, forward_peak = cotangents["h"][:, None], None, float(np.max(keep.peaks))
     if "W_v" in inputs:
         data = (lane["y"], lane["w"])
         head = _softmax_forward(keep, trace.h, inputs["W_v"], inputs["b_v"], *data)
@@ -135,14 +135,14 @@ def _noisy_run(inputs: dict, cotangents: dict, keep: _Noise) -> Lanes:
     by_step |= {f"a_{k}": getattr(trace.a, k) for k in GATES} | {f"da_{k}": getattr(g.da, k) for k in GATES}
     if head is not None:
         by_step |= {"v": head.v, "y_hat": head.y_hat, "dv": head_gradients.dv}
-    run = {k: np.moveaxis(v, 1, 0) for k, v in by_step.items()}
+    run = {k: v.swapaxes(0, 1) for k, v in by_step.items()}
     run |= {"h_T": trace.h[-1], "c_T": trace.c[-1], "dh0": g.dh0, "dc0": g.dc0}
     for n, k in enumerate(GATES):
         H = trace.h.shape[-1]
         run[f"dW_{k}"], run[f"db_{k}"] = g.dW[:, n * H : (n + 1) * H], g.db[:, n * H : (n + 1) * H]
     if head is not None:
         run |= {"J": head.J, "dW_v": head_gradients.dW_v, "db_v": head_gradients.db_v}
-    return Lanes(run, forward_peak, keep.peak)
+    return Lanes(run, forward_peak, float(np.max(keep.peaks)))
 
 
 class _Noise:
@@ -151,17 +151,16 @@ class _Noise:
     def __init__(self, precision: Precision, sigmoid_tail: bool, forget_bias: float):
         self.p, self.sigmoid_tail, self.forget_bias = precision, sigmoid_tail, forget_bias
         self.stores: dict[str, int] = {}
-        self.peak = 0.0
+        self.peaks: list[float] = []  # the largest magnitude of each store
         self.v = np.zeros(0)  # the logits, once they are formed
 
     def __call__(self, name: str, label: str, index, *terms) -> np.ndarray:
         q = rewrite.total(terms)
         if name == "z":  # copied, not computed
             return q.value
-        self.peak = float(np.maximum(self.peak, q.magnitude.max(initial=0.0)))  # NaN stays
+        self.peaks.append(q.magnitude.max())
         noise = np.maximum(self._magnitude(name, q), self.p.m_gate if label == "F:gates" else self.p.m)
-        noise *= self.p.eta * max(1.0, q.n / KAPPA)
-        noise = noise * self._xi(name, q.value.shape)
+        noise = noise * self._xi(name, q.value.shape, self.p.eta * max(1.0, q.n / KAPPA))
         noise += q.value
         return noise
 
@@ -178,14 +177,14 @@ class _Noise:
             Gates(q.magnitude).f[...] += 2 * abs(self.forget_bias)
         return q.magnitude
 
-    def _xi(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
-        """The noise of one store. It depends on nothing but the name, the shape and how often the name was stored."""
+    def _xi(self, name: str, shape: tuple[int, ...], size: float) -> np.ndarray:
+        """The noise of one store, of a size. Else it depends on nothing but the name, the shape and how often the name was stored."""
         self.stores[name] = count = self.stores.get(name, 0) + 1
         small = math.prod(shape) <= SMALL_NOISE
-        return (_small_noise if small else _large_noise)(name, count, shape)
+        return (_small_noise if small else _large_noise)(name, count, shape, size)
 
 
-def _draw_noise(name: str, count: int, shape: tuple[int, ...]) -> np.ndarray:
+def _draw_noise(name: str, count: int, shape: tuple[int, ...], size: float) -> np.ndarray:
     lanes = np.empty(shape)
     by_lane = np.moveaxis(lanes, -2 if name in ("db", "db_v", "J") else -3, 0)
     free, last, end = 1 + INDEPENDENT, shape[-1], 1 + DRAWS
@@ -198,7 +197,7 @@ def _draw_noise(name: str, count: int, shape: tuple[int, ...]) -> np.ndarray:
     by_lane[free + SAME_STEPS : end] = units.reshape(SAME_UNITS, *middle, 1)
     for k, lane in enumerate(MIRRORED):
         by_lane[end + k] = -by_lane[lane]
-    return lanes
+    return size * lanes
 
 
 _small_noise = functools.lru_cache(maxsize=4096)(_draw_noise)  # every case of the same sizes meets the same noise
@@ -215,24 +214,28 @@ def conditions(run: Lanes, p: Precision, by_step: frozenset[str]) -> dict[str, C
     flat = np.concatenate([v.reshape(LANES, -1) for v in run.values.values()], axis=1)
     clean, draws, mirrored, plus = flat[0], flat[1 : 1 + DRAWS], flat[1 + DRAWS :], flat[list(MIRRORED)]
     limit = p.largest * RANGE_SHARE
+    ends = np.cumsum([math.prod(v.shape[1:]) for v in run.values.values()])
+    starts = np.concatenate([[0], ends[:-1]])
+
+    def largest(q):  # of every block; NaN is passed on
+        return np.maximum.reduceat(q, starts)
+
+    found = {}
     with np.errstate(all="ignore"):
-        size = np.abs(clean)
+        size, span = np.abs(clean), np.abs(plus - mirrored).max(0)
         C = np.maximum(np.maximum(np.maximum(draws.max(0) - clean, clean - draws.min(0)) / p.eta, size), p.m)
-        bent = np.abs(plus + mirrored - 2 * clean).max(0)
-        span = np.abs(plus - mirrored).max(0)
-        largest = np.maximum(np.abs(flat.max(0)), np.abs(flat.min(0)))
-        found, start = {}, 0
-        for key, lanes in run.values.items():
+        bends = largest(np.abs(plus + mirrored - 2 * clean).max(0)) > CURVATURE * largest(span)
+        scale, worst = np.maximum(largest(size), p.m), largest(C)
+        first_order = ~(bends & (p.eta * worst > CURVATURE_MATTERS * scale))
+        peaks = largest(np.maximum(np.abs(flat.max(0)), np.abs(flat.min(0))))
+        for n, (key, lanes) in enumerate(run.values.items()):
             shape = lanes.shape[1:]
-            here = slice(start, start := start + math.prod(shape))
-            block = C[here].reshape(shape)
-            peak = np.maximum(run.peak if key[0] == "d" else run.forward_peak, largest[here].max())
-            share = block.reshape(shape[0], -1).max(1).reshape(-1, *(1,) * (len(shape) - 1)) if key in by_step else block.max()
-            scale = max(float(size[here].max()), p.m)
-            bends = float(bent[here].max()) > CURVATURE * float(span[here].max())
-            first_order = not (bends and p.eta * float(block.max()) > CURVATURE_MATTERS * scale)
+            block = C[starts[n] : ends[n]].reshape(shape)
+            peak = np.maximum(run.peak if key[0] == "d" else run.forward_peak, peaks[n])
+            share = block.reshape(shape[0], -1).max(1).reshape(-1, *(1,) * (len(shape) - 1)) if key in by_step else worst[n]
+            value = clean[starts[n] : ends[n]].reshape(shape)
             # a peak that is NaN is not in range
-            found[key] = Condition(clean[here].reshape(shape), block + BLOCK_SHARE * share, scale, bool(peak <= limit), first_order)
+            found[key] = Condition(value, block + BLOCK_SHARE * share, float(scale[n]), bool(peak <= limit), bool(first_order[n]))
     return found
 
 

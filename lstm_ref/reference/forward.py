@@ -31,11 +31,11 @@ def forward(inputs: dict) -> SimpleNamespace:
     f, i, c_tilde, o, c, tanh_c, h = (every_step(H) for _ in range(7))
 
     z[..., H:] = x  # (F:concat)
-    a_x = rows(z[..., H:], W_xT)  # (F:preact) partial: what x adds, all steps at once
+    a_x = rows(z[..., H:], W_xT) + b  # (F:preact) partial: what x and b add, all steps at once
     h_prev, c_prev = h0, c0
     for t in range(T):
         z[t, ..., :H] = h_prev  # (F:concat)
-        a.all[t] = a_x[t] + z[t, ..., :H] @ W_hT + b  # (F:preact)
+        a.all[t] = a_x[t] + z[t, ..., :H] @ W_hT  # (F:preact)
         f[t] = sigmoid(a.f[t])  # (F:gates)
         i[t] = sigmoid(a.i[t])  # (F:gates)
         c_tilde[t] = np.tanh(a.c[t])  # (F:gates)

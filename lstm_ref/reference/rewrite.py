@@ -58,11 +58,11 @@ def pick(q: Sum, index) -> Sum:
 
 def total(terms) -> Sum:
     """The terms added up, value and magnitude and count."""
-    terms = [term(t) for t in terms]
-    value, magnitude, n = terms[0]
-    for t in terms[1:]:
+    first, *others = (term(t) for t in terms)
+    value, magnitude, n = first
+    for t in others:
         value, magnitude, n = value + t.value, magnitude + t.magnitude, n + t.n
-    return Sum(value, magnitude, n)
+    return Sum(value, magnitude, n) if others else first
 
 
 def partial(*terms) -> Sum:

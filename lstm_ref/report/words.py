@@ -102,7 +102,7 @@ def _location(place) -> str:
 
 def _fit(f) -> str:
     parts = [f"{edge.words} is {wrong} ({edge.label})" for edge, wrong in zip(f.edges, f.wrong, strict=True)]
-    gained = ", ".join(f"{g:.3f} on {edge.id}" for edge, g in zip(f.edges, f.gains, strict=True))
+    gained = ", ".join(f"{g:z.3f} on {edge.id}" for edge, g in zip(f.edges, f.gains, strict=True))
     return f"{' and '.join(parts)}: gain {gained}, every other edge 1"
 
 
