@@ -93,7 +93,7 @@ def calibrate(
     """Measure error ÷ (u · condition) of correct LSTMs, by regime; tolerances grant 16. Exit code 1 on a false alarm."""
     from .candidates.load import load
     from .judgement.calibrate import calibrate as measure
-    from .report.calibration import table
+    from .report.calibration import tables
 
     console, bar = Console(), Console(stderr=True)
     rows = []
@@ -105,7 +105,7 @@ def calibrate(
                         rows += measure(face, name, cases, seed)
     except ValueError as error:
         raise _usage(error) from None
-    console.print(table(rows))
+    console.print(tables(rows), highlight=False)
     raise typer.Exit(FAIL if any(row.failed for row in rows) else PASS)
 
 

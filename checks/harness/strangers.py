@@ -249,7 +249,6 @@ MISBEHAVING = {
     "returns None": (ReturnsNothing, "contract.call", "pullback returned None; (outputs, pull) is due"),
     "calls sys.exit": (Exits, "contract.call", "raised SystemExit"),
     "fails for B > 1": (BatchOfOne, "contract.call", 'declare supports = {"B": 1}'),
-    "hangs": (Hangs, "contract.time", "did not return within"),
     "bias gradient (1, H)": (
         spoilt(change_gradients=lambda g: {**g, "b_f": g["b_f"][None]}),
         "contract.shapes",

@@ -1,10 +1,13 @@
 """LSTMs as other people write them: the right ones pass, the bad ones get a named finding and a sentence."""
 
+import time
+
 import pytest
 
 from lstm_ref import verify
+from lstm_ref.report import words
 
-from .strangers import MISBEHAVING, RIGHT, CellByCell, KerasStyle, WrongGateOrder
+from .strangers import MISBEHAVING, RIGHT, CellByCell, Hangs, KerasStyle, WrongGateOrder
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
@@ -30,13 +33,34 @@ def test_sigmoid_through_tanh_is_a_note():
 
 @pytest.mark.parametrize("name", MISBEHAVING)
 def test_misbehaviour_is_named_and_the_run_goes_on(name):
-    candidate, check, words = MISBEHAVING[name]
+    candidate, check, sentence = MISBEHAVING[name]
     verdict = verify(candidate)
     found = {r.id: r for r in verdict.results}
     assert verdict.outcome == "fail"
     assert found[check].outcome == "fail"
-    assert words in found[check].reason, found[check].reason
+    assert sentence in found[check].reason, found[check].reason
     assert verdict.seconds < 10
+
+
+def test_a_hang_ends_the_run_without_a_verdict_and_says_how_to_wait_longer():
+    verdict = verify(Hangs)
+    found = {r.id: r for r in verdict.results}
+    assert verdict.outcome == "inconclusive"
+    assert found["contract.time"].outcome == "timeout"
+    assert "did not return within 6 s" in found["contract.time"].reason
+    assert 'declare supports = {"call_seconds": 60}' in found["contract.time"].reason
+    assert "contract.time" in words.meaning(verdict)
+    assert verdict.seconds < 10
+
+
+def test_a_candidate_may_declare_that_its_calls_are_slow():
+    class Slow(Hangs):
+        supports = {"call_seconds": 0.2}
+
+    began = time.monotonic()
+    verdict = verify(Slow)
+    assert time.monotonic() - began < 5
+    assert "within 0.2 s" in next(r.reason for r in verdict.results if r.id == "contract.time")
 
 
 def test_wrong_forward_is_judged_by_its_own_differences():

@@ -60,6 +60,7 @@ class Supports:
     initial_state: bool = True
     dtypes: tuple[str, ...] | None = None
     missing: tuple[str, ...] = ()
+    call_seconds: float = CALL_SECONDS
 
     def fit(self, n: Sizes) -> Sizes:
         """The nearest sizes that are supported."""
@@ -68,7 +69,7 @@ class Supports:
 
 def parse_supports(declared: dict | None) -> Supports:
     """`supports = {"B": 1, "H": "multiple of 8", "T": "at most 64", "initial_state": False, "x_gradient": False,
-    "c_T": False, "dtypes": ["float32"]}` as a value. Raises ContractError, naming the key, for anything else."""
+    "c_T": False, "dtypes": ["float32"], "call_seconds": 60}` as a value. Raises ContractError, naming the key, for anything else."""
     sizes: dict[str, object] = {}
     missing: list[str] = []
     rest: dict[str, Any] = {}
@@ -82,8 +83,13 @@ def parse_supports(declared: dict | None) -> Supports:
             rest[key] = bool(value)
         elif key == "dtypes":
             rest[key] = tuple(str(np.dtype(v)) if v != "bfloat16" else v for v in value)
+        elif key == "call_seconds" and isinstance(value, (int, float)) and value > 0:
+            rest[key] = float(value)
+        elif key == "call_seconds":
+            raise ContractError(f"supports has call_seconds {value!r}; seconds that one call may take are due, a number above 0")
         else:
-            raise ContractError(f"supports has the key {key!r}; it may hold T B D H K, initial_state, dtypes, c_T, h_T and NAME_gradient")
+            may = "T B D H K, initial_state, dtypes, call_seconds, c_T, h_T and NAME_gradient"
+            raise ContractError(f"supports has the key {key!r}; it may hold {may}")
     return Supports(sizes, missing=tuple(missing), **rest)
 
 
@@ -328,14 +334,17 @@ def _own_shapes(layout: Layout, user: dict, shapes: dict) -> dict[str, tuple[int
 
 def guarded(call: Call, where: str, function: Callable, *args):
     """Call foreign code: a time limit, its warnings kept to themselves, its exceptions as findings."""
+    seconds = call.candidate.supports.call_seconds
     try:
-        with warnings.catch_warnings(), time_limit(CALL_SECONDS):
+        with warnings.catch_warnings(), time_limit(seconds):
             warnings.simplefilter("ignore")
             if call.dtype.kind == "c":
                 warnings.simplefilter("error", np.exceptions.ComplexWarning)
             return function(*args)
     except TimeLimit:
-        raise Finding("contract.time", f"{where} did not return within {CALL_SECONDS:g} s at {_at(call.sizes)}") from None
+        sentence = f"{where} did not return within {seconds:g} s at {_at(call.sizes)}"
+        longer = f'if it is slow and does not hang, declare supports = {{"call_seconds": {10 * seconds:g}}}'
+        raise Finding("contract.time", f"{sentence}; {longer}") from None
     except (Exception, SystemExit) as error:
         raise Finding("contract.call", f"{where} raised {_last_line(error)} at {_at(call.sizes)}{_place(error)}") from None
 

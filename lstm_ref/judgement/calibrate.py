@@ -33,7 +33,7 @@ class Row:
 def calibrate(face: Candidate, dtype: str, count: int, seed: int) -> list[Row]:
     """Judge `count` drawn cases after the fixed ones, gradients and forward values alike, and keep the distribution.
 
-    Failures of the raw rule count: a σ that loses accuracy in its tail shows here, unforgiven.
+    What fails is judged again with σ's noise absolute, as in a run; the largest error is that of the first look.
     """
     if dtype not in tol.PRECISIONS:
         raise ValueError(f"the dtype is {dtype}; it must be one of {', '.join(tol.PRECISIONS)}")

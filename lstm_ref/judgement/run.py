@@ -38,6 +38,7 @@ from .verdict import (
     NOT_PROVIDED,
     NOT_RUN,
     PASS,
+    TIMEOUT,
     UNRESOLVED,
     ZERO,
     Evidence,
@@ -49,18 +50,20 @@ from .verdict import (
 
 @dataclass(frozen=True)
 class Profile:
-    """How much is judged: drawn cases after the corners, every how many of them also by the laws, and the time after
-    which no further case is drawn (None: no limit)."""
+    """How much is judged: drawn cases after the corners, every how many of them also by the laws, the time after which no
+    further case is drawn, and the time after which a case is judged by autodiff alone (None: no limit). Differences, laws and
+    state checks have spoken by then: the first case has them all."""
 
     name: str
     draws: int
     laws_every: int
     seconds: float | None = None
+    extras: float | None = None
 
 
 PROFILES = {
-    "quick": Profile("quick", 12, 6, 6.0),
-    "dev": Profile("dev", 150, 10, 30.0),
+    "quick": Profile("quick", 12, 6, seconds=6.0, extras=12.0),
+    "dev": Profile("dev", 150, 10, seconds=30.0, extras=60.0),
     "ci": Profile("ci", 1000, 20),
     "nightly": Profile("nightly", 20_000, 20),
 }
@@ -173,6 +176,9 @@ def _run_one(target, faces, profile, dtype, seed, only, progress, declared) -> V
     results = _accusing_ourselves(sheet.results(dtype), sheet, benches)
     results = _with_counterexamples(target, results, sheet, benches, dtype)
     self_consistent = any(r.id.endswith(".autodiff") and r.reason.startswith("blocked by forward.") for r in results)
+    if sheet.unasked:
+        slow = f"the candidate is slow, and {profile.name} spends {profile.extras:g} s on differences, laws and state"
+        stopped = (*stopped, f"{sheet.unasked} cases were judged by autodiff alone: {slow}")
     notes = (*sheet.notes(), *_vacuity(sheet), *stopped)
     return _verdict(target, profile, seed, results, sheet.judged, began, "self-consistency" if self_consistent else "textbook", notes)
 
@@ -227,7 +233,12 @@ def _judge_one(sheet: _Sheet, bench: Bench, spec: Spec, n: int, profile: Profile
     with_laws = n in LAW_CORNERS if corner else n % profile.laws_every == 0
     with_state = n in STATE_CORNERS if corner else with_laws
     with_differences = n in DIFFERENCE_CORNERS if corner else n % 3 == 0
+    asked, began = with_differences or with_laws or with_state, time.monotonic()
+    if asked and bench.textbook and profile.extras and sheet.extras > profile.extras:
+        asked = with_differences = with_laws = with_state = False
+        sheet.unasked += 1
     evidence = evidence_of(bench, spec, sheet.needs, with_differences, with_laws, with_state)
+    sheet.extras += time.monotonic() - began if asked else 0.0
     for check, e in evidence.items():
         sheet.add(check, e, spec, bench.candidate.model, corner)
     sheet.judged += 1
@@ -262,6 +273,7 @@ class _Sheet:
 
     def __init__(self, checks: dict[str, Check], wanted: set[str], due: set[str]):
         self.checks, self.wanted, self.due, self.judged = checks, wanted, due, 0
+        self.extras, self.unasked = 0.0, 0  # seconds of cases with differences, laws or state; cases that went without
         self.reading = ""  # the variant that the forward pass is, where it is none of the textbook
         self.tallies = {id_: Tally() for id_ in checks}
         self.plain_failures: set[str] = set()
@@ -327,7 +339,8 @@ class _Sheet:
         if t.failed and check.id in ("state.readonly", "state.noncontiguous") and self.tallies["contract.call"].failed:
             return replace(made, outcome=NOT_RUN, reason="blocked by contract.call, which fails with plain inputs too")
         if t.failed:
-            return replace(made, outcome=FAIL, reason=self._reason(check.id, t))
+            outcome = TIMEOUT if check.id == "contract.time" else FAIL  # slow is not wrong
+            return replace(made, outcome=outcome, reason=self._reason(check.id, t))
         if not t.cases:
             return self._absent(made)
         if check.needed is not None and t.needed and t.needed == t.needed_unresolved:
@@ -354,6 +367,8 @@ class _Sheet:
             return replace(made, outcome=FAIL, failed=max(mine.values()), reason=f"right at ordinary points, wrong here: {told}")
         if failing := self.failing_in(made.id):
             return replace(made, outcome=NOT_RUN, reason=f"blocked by {failing[0]}, which fails elsewhere too")
+        if self.tallies["contract.time"].failed:
+            return replace(made, outcome=NOT_RUN, reason="blocked by contract.time, which ended the run")
         if not made.cases:
             return replace(made, outcome=NOT_PROVIDED, reason="no such case is within the declared limits")
         if made.cases == made.unresolved:
@@ -418,7 +433,7 @@ def _accusing_ourselves(results: list[Result], sheet: _Sheet, benches: list[Benc
 
 def _with_counterexamples(target: str, results: list[Result], sheet: _Sheet, benches: list[Bench], dtype: str) -> list[Result]:
     """Shrink the first failing case once; every other check that fails on the shrunk case shares it."""
-    failing = [r for r in results if r.outcome == FAIL and sheet.tallies[r.id].where and r.id != "contract.time"]
+    failing = [r for r in results if r.outcome == FAIL and sheet.tallies[r.id].where]
     if not failing:
         return results
     first = min(failing, key=_most_telling)

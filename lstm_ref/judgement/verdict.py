@@ -8,7 +8,8 @@ from typing import Any
 from ..cases import Spec
 
 PASS, FAIL, UNRESOLVED, ZERO = "pass", "fail", "unresolved", "zero"  # of one check in one case
-CANNOT_TELL, NOT_PROVIDED, NOT_RUN, DESELECTED = "cannot tell", "not provided", "not run", "deselected"
+CANNOT_TELL, TIMEOUT, NOT_RUN = "cannot tell", "timeout", "not run"  # any of these leaves a run without a verdict
+NOT_PROVIDED, DESELECTED = "not provided", "deselected"
 INCONCLUSIVE = "inconclusive"
 
 
@@ -140,7 +141,7 @@ def _fold(results) -> str:
     outcomes = [r.outcome for r in results]
     if FAIL in outcomes:
         return FAIL
-    if any(o in (CANNOT_TELL, NOT_RUN) for o in outcomes) or PASS not in outcomes:
+    if any(o in (CANNOT_TELL, TIMEOUT, NOT_RUN) for o in outcomes) or PASS not in outcomes:
         return INCONCLUSIVE
     return PASS
 

@@ -9,10 +9,18 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from ..candidates.layout import Layout
-from ..judgement.verdict import CANNOT_TELL, DESELECTED, FAIL, NOT_PROVIDED, NOT_RUN, PASS, Result, Verdict
+from ..judgement.verdict import CANNOT_TELL, DESELECTED, FAIL, NOT_PROVIDED, NOT_RUN, PASS, TIMEOUT, Result, Verdict
 from . import words
 
-STYLE = {PASS: "green", FAIL: "bold red", CANNOT_TELL: "yellow", NOT_RUN: "yellow", NOT_PROVIDED: "dim", DESELECTED: "dim"}
+STYLE = {
+    PASS: "green",
+    FAIL: "bold red",
+    CANNOT_TELL: "yellow",
+    TIMEOUT: "yellow",
+    NOT_RUN: "yellow",
+    NOT_PROVIDED: "dim",
+    DESELECTED: "dim",
+}
 VERDICT_STYLE = {"pass": "bold green", "fail": "bold red", "inconclusive": "bold yellow"}
 SHOWN_FAILURES = 3
 

@@ -68,9 +68,10 @@ def meaning(v: Verdict) -> str:
         why = "what the object computes is not compared with an LSTM" if student else "the forward pass is not the textbook's"
         halves += f". This is a self-consistency verdict: {why}, so its own differences judged the gradients"
     if v.outcome == "inconclusive":
-        unseen = [r for r in v.results if r.outcome in ("cannot tell", "not run")]
-        halves += f". {len(unseen)} checks could not be decided"
-        halves += f", the first is {unseen[0].id}: {unseen[0].reason}" if unseen else ""
+        unseen = [r for r in v.results if r.outcome in ("cannot tell", "timeout", "not run")]
+        halves += f". {len(unseen)} check{'s' * (len(unseen) != 1)} could not be decided"
+        telling = sorted(unseen, key=lambda r: r.outcome != "timeout")  # what ended the run before what it left out
+        halves += f", the first is {telling[0].id}: {telling[0].reason}" if telling else ""
     return halves
 
 
