@@ -233,7 +233,8 @@ def test_what_no_term_explains_is_localised():
 
     verdict = verify(Odd, only="grad.*,inter.*")
     text = words.explanation(verdict)
-    assert "no single term explains these gradients" in text
+    assert "wrong only where T > 2" in text
+    assert "no single term explains what is wrong there" in text
     assert "first wrong quantity in backward order: da_f at t = 3 (b = 1, unit = 0)" in text
     assert "wrong from T = 3 on: b_f" in text
 

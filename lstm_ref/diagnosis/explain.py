@@ -13,18 +13,20 @@ import numpy as np
 from ..candidates.contract import Candidate
 from ..judgement import tolerances as tol
 from ..judgement.verdict import FAIL, Verdict
-from . import gains, mutants
+from . import gains, mutants, regions
 from .gains import Fit
 from .localise import Location, localise
-from .probe import SMALL, Probe, probes
+from .probe import SIZES, SMALL, Probe, probes
+from .regions import Region
 
 
 @dataclass(frozen=True)
 class Explanation:
     """What is wrong: `fits` (edges and their gains) or `names` (mutants, as (label, words)); `equivalent` ones together.
 
-    `distance` is the largest error of the explanation in tolerances, `failing` the gradients that it explains. Where no
-    term explains them, both are empty and `location` says where they are first wrong.
+    `distance` is the largest error of the explanation in tolerances, `failing` the gradients that it explains. `regions` are
+    the conditions, which the cases cannot tell apart, outside of which everything is right. Where no term explains the failures,
+    fits and names are empty and `location` says where they are first wrong.
     """
 
     fits: tuple[Fit, ...]
@@ -32,6 +34,7 @@ class Explanation:
     distance: float
     failing: tuple[str, ...]
     location: Location | None = None
+    regions: tuple[Region, ...] = ()
 
 
 def explained(verdict: Verdict, faces: list[Candidate]) -> Verdict:
@@ -42,18 +45,23 @@ def explained(verdict: Verdict, faces: list[Candidate]) -> Verdict:
         if dtype not in ("float64", "float32"):
             continue
         for face in faces:
-            if (found := explain(face, tol.PRECISIONS[dtype])) is not None:
-                return replace(verdict, explanation=found)
-            if (where := localise(face, tol.PRECISIONS[dtype])) is not None:
-                return replace(verdict, explanation=Explanation((), (), 0.0, where.failing, where))
+            if (told := explain(face, tol.PRECISIONS[dtype])) is not None:
+                return replace(verdict, explanation=told)
+            where, place = regions.find(face, tol.PRECISIONS[dtype]), None
+            told = explain(face, tol.PRECISIONS[dtype], where[0]) if where else None
+            if told is None and (place := localise(face, tol.PRECISIONS[dtype])) is None and not where:
+                continue
+            told = told or Explanation((), (), 0.0, place.failing if place else (), place)
+            return replace(verdict, explanation=replace(told, regions=where))
     return verdict
 
 
-def explain(face: Candidate, precision: tol.Precision) -> Explanation | None:
-    """The explanation of one candidate's wrong gradients, or None."""
+def explain(face: Candidate, precision: tol.Precision, region: Region | None = None) -> Explanation | None:
+    """The explanation of one candidate's wrong gradients, or None; with a region, of those inside it."""
     if face.kind in ("student", "forward"):
         return None
-    asked = probes(face, precision)
+    region = region or Region("", 0, 0)
+    asked = probes(face, precision, tuple(map(region.sizes, SIZES)), region.change)
     failing = tuple(dict.fromkeys(k for p in asked for k in p.failing))
     if not failing:
         return None
@@ -62,7 +70,7 @@ def explain(face: Candidate, precision: tol.Precision) -> Explanation | None:
         return Explanation(tuple(f for f in fits if len(f.edges[0].members) == fewest), (), fits[0].distance, failing)
     if named := matching(asked):
         return Explanation((), tuple((m.label, m.words) for m, _ in named), named[0][1], failing)
-    small = probes(face, precision, (SMALL,))
+    small = probes(face, precision, (region.sizes(SMALL),), region.change)
     if small and (fits := gains.pairs(small[0], asked)):
         return Explanation(tuple(fits), (), fits[0].distance, failing)
     return None

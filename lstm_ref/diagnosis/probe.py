@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,14 +49,14 @@ class Probe:
         return [k for k, seen in self.answers.items() if not np.abs(seen - self.truth[k]).max() <= self.limits[k]]
 
 
-def probes(candidate: Candidate, precision: tol.Precision, sizes=SIZES) -> list[Probe]:
-    """Ask the candidate; cases in which it misbehaves are left out."""
+def probes(candidate: Candidate, precision: tol.Precision, sizes=SIZES, change: Callable = lambda case: case) -> list[Probe]:
+    """Ask the candidate, with `change` made to every case; cases in which it misbehaves are left out."""
     bench, out = Bench(candidate, precision, candidate.make()), []
     for n, size in enumerate(sizes):
         spec = fitted(cases.Spec(size, seed=100 + n), candidate)
         if spec.sizes.H * (spec.sizes.H + spec.sizes.D) * spec.sizes.T > LARGEST:
             continue
-        case = cases.build(spec, precision.dtype, candidate.model)
+        case = change(cases.build(spec, precision.dtype, candidate.model))
         try:
             _, found = contract.run(contract.prepare(candidate, case.inputs, precision.dtype), bench.instance, case.cotangents)
         except Finding:

@@ -80,17 +80,28 @@ def explanation(v: Verdict) -> str:
     x = v.explanation
     if x is None:
         return ""
-    if x.location is not None:
-        return _location(x.location)
+    where = _region(x.regions)
     told = [_fit(f) for f in x.fits] + [f"{text} ({label})" for label, text in x.names]
+    if not told:
+        lines = [where, "no single term explains what is wrong there"] if where else ["no single term explains these gradients"]
+        return "diagnosis: " + "\n  ".join(lines + (_location(x.location) if x.location else []))
     shown, more = told[:SHOWN], len(told) - SHOWN
     what = "\n  or, which these gradients cannot tell apart: ".join(shown) + (f"\n  or {more} more" if more > 0 else "")
     known = f"{len(x.failing)} wrong gradients ({', '.join(x.failing[:4])}{', …' if len(x.failing) > 4 else ''})"
-    return f"diagnosis: {what}\n  this explains all of the {known} to rounding"
+    where = f"{where}. There,\n  " if where else ""
+    return f"diagnosis: {where}{what}\n  this explains all of the {known} to rounding"
 
 
-def _location(place) -> str:
-    lines = ["diagnosis: no single term explains these gradients"]
+def _region(regions) -> str:
+    if not regions:
+        return ""
+    r = regions[0]
+    others = f" (or {', or '.join(other.condition for other in regions[1:])}: the cases cannot tell)" if regions[1:] else ""
+    return f"wrong only where {r.condition}{others}: {r.failed} of {r.failed} cases there fail, {r.passed} of {r.passed} elsewhere pass"
+
+
+def _location(place) -> list[str]:
+    lines = []
     if place.first is not None:
         quantity, t, b, unit = place.first
         lines.append(f"first wrong quantity in backward order: d{quantity} at t = {t} (b = {b}, unit = {unit})")
@@ -98,7 +109,7 @@ def _location(place) -> str:
     if set(place.flows) != set(place.tried):
         right = [k for k in place.tried if k not in place.flows]
         lines.append(f"with one cotangent alone: wrong for {', '.join(place.flows) or 'none'}, right for {', '.join(right)}")
-    return "\n  ".join(lines)
+    return lines
 
 
 def _fit(f) -> str:
