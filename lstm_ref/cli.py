@@ -136,9 +136,10 @@ def power(
     profile: Annotated[str, typer.Option(help="quick, dev, ci or nightly")] = "quick",
     dtype: Annotated[str, typer.Option(help="dtypes, with commas")] = "float64",
     matrix: Annotated[pathlib.Path | None, typer.Option(help="also write the kill matrix (mutant × check) as CSV")] = None,
+    curve: Annotated[bool, typer.Option("--curve", help="only how small an error is seen, over weight scale and T")] = False,
 ) -> None:
     """Measure what the checks catch: a bank of wrong backward passes, and the smallest error. Exit code 1 if a mutant survives."""
-    from .diagnosis.power import power as measure
+    from .diagnosis import power as measure
     from .report import power as report
     from .report import terminal
 
@@ -146,7 +147,11 @@ def power(
     try:
         for name in _dtypes(dtype) or ():
             with terminal.progress(Console(stderr=True)) as progress:
-                found = measure(profile, name, progress)
+                sights = measure.curve(name, progress) if curve else None
+                found = None if curve else measure.power(profile, name, progress)
+            if sights is not None:
+                report.show_curve(console, name, sights)
+                continue
             report.show(console, found)
             survivors += sum(not k.checks for k in found.kills)
             texts.append(report.matrix(found))

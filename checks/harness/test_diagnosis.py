@@ -1,7 +1,10 @@
 """Diagnosis: the wrong term is named, in words; what is right, random or unknown is never explained."""
 
+import io
+
 import numpy as np
 import pytest
+from rich.console import Console
 
 from lstm_ref import verify
 from lstm_ref.candidates.load import plug
@@ -11,6 +14,7 @@ from lstm_ref.diagnosis.explain import explain
 from lstm_ref.diagnosis.localise import localise
 from lstm_ref.judgement import reading, run, selftest
 from lstm_ref.judgement import tolerances as tol
+from lstm_ref.report import power as report
 from lstm_ref.report import words
 
 from .planted import FAULTS
@@ -57,6 +61,21 @@ def test_quick_kills_the_bank(dtype):
         assert found.entry < 1e-12
     else:
         assert found.entry < 1e-3
+
+
+def test_sight_is_told_over_weight_scale_and_steps(monkeypatch):
+    monkeypatch.setattr(power, "CURVE_WEIGHTS", (0.01, 3.0))
+    monkeypatch.setattr(power, "CURVE_STEPS", (1, 10))
+    monkeypatch.setattr(power, "CURVE_CASES", 3)
+    sights = {(s.weights, s.T): s for s in power.curve("float64")}
+    assert sights[0.01, 1].entry < sights[0.01, 10].entry < 1e-12 < sights[3.0, 10].entry < 1e-9
+    assert all(s.resolved == 1 for s in sights.values())
+    out = io.StringIO()
+    report.show_curve(Console(file=out, width=80), "float64", list(sights.values()))
+    assert "T = 10" in out.getvalue()
+    assert f"{sights[3.0, 10].entry:.1e}" in out.getvalue()
+    with pytest.raises(ValueError, match="the dtype is 'float8'"):
+        power.curve("float8")
 
 
 def test_right_term_comes_first_on_the_bank():

@@ -21,9 +21,11 @@ from ..judgement.laws import judge_laws
 from ..judgement.run import PROFILES, SEED
 from ..judgement.verdict import FAIL, UNRESOLVED
 from ..reference import forward, objectives
+from ..reference.symbols import BIASES, WEIGHTS, Sizes
 from .mutants import Mutant, bank, right
 
 QUANTILE = 0.99  # of resolved blocks in which an error of the stated size is caught in whatever entry it lies
+CURVE_WEIGHTS, CURVE_STEPS, CURVE_CASES = (0.01, 0.1, 0.5, 1.0, 3.0), (1, 4, 10, 30, 100), 20
 ORDINARY = ("ordinary", "small")  # weights from 0.01 to 1
 
 
@@ -99,8 +101,43 @@ def power(profile: str, dtype: str, progress: Callable[[int, int, str], None] = 
     return Power(dtype, profile, tuple(kills), 2 * len(specs), blocks, alarms, _quantile(entry), _quantile(block))
 
 
-def _place(spec: cases.Spec, p: tol.Precision, model: bool) -> _Place:
+@dataclass(frozen=True)
+class Sight:
+    """How small an error in one entry is always caught at weights of one scale and one number of steps, relative to the
+    block and in `QUANTILE` of the resolved blocks; and the share of blocks that are resolved."""
+
+    weights: float
+    T: int
+    entry: float
+    resolved: float
+
+
+def curve(dtype: str, progress: Callable[[int, int, str], None] = lambda done, total, what: None) -> list[Sight]:
+    """Sight over weight scale and T, at B = 3, D = 5, H = 8, from `CURVE_CASES` cases each; cotangents on every step.
+
+    Raises ValueError for an unknown dtype."""
+    if dtype not in tol.PRECISIONS:
+        raise ValueError(f"the dtype is {dtype!r}; known are {', '.join(tol.PRECISIONS)}")
+    p, out = tol.PRECISIONS[dtype], []
+    grid = [(weights, T) for weights in CURVE_WEIGHTS for T in CURVE_STEPS]
+    for n, (weights, T) in enumerate(grid):
+        progress(n, len(grid), f"{dtype}: weights of {weights:g}, T = {T}")
+        seen, blocks = [], 0
+        for seed in range(CURVE_CASES):
+            here = _place(cases.Spec(Sizes(T, 3, 5, 8), seed=600 + seed), p, model=False, weights=weights)
+            found = _judged(here, right(here.trace, here.case.cotangents), p)
+            seen += [worst / here.point.conditions[f"d{k}"].scale for k, (e, worst) in found.items() if e.outcome != UNRESOLVED]
+            blocks += len(found)
+        out.append(Sight(weights, T, _quantile(seen), len(seen) / blocks))
+    return out
+
+
+def _place(spec: cases.Spec, p: tol.Precision, model: bool, weights: float | None = None) -> _Place:
     case = cases.build(spec, p.dtype, model)
+    if weights is not None:
+        scale = weights / cases.REGIMES[spec.regime][0]
+        inputs = {k: (scale * v).astype(p.dtype).astype(float) if k in (*WEIGHTS, *BIASES) else v for k, v in case.inputs.items()}
+        case = cases.Case(spec, inputs, case.cotangents)
     bench = Bench(_candidate(adapter.ReferenceModel if model else adapter.ReferenceLayer, model), p, None)
     inputs = {k: v if k == "y" else v.astype(p.dtype) for k, v in case.inputs.items()}
     with np.errstate(all="ignore"):

@@ -33,6 +33,21 @@ def show(console: Console, found) -> None:
     )
 
 
+def show_curve(console: Console, dtype: str, sights) -> None:
+    """Print the smallest error over weight scale and T; a share of resolved blocks stands beside it where it is not all."""
+    steps = sorted({s.T for s in sights})
+    table = Table(title=f"{dtype}: smallest error always caught in one entry", title_justify="left")
+    table.add_column("weights")
+    for T in steps:
+        table.add_column(f"T = {T}", justify="right")
+    for weights in sorted({s.weights for s in sights}):
+        row = {s.T: s for s in sights if s.weights == weights}
+        table.add_row(
+            f"{weights:g}", *(f"{row[T].entry:.1e}" + (f" ({row[T].resolved:.0%})" if row[T].resolved < 1 else "") for T in steps)
+        )
+    console.print(table)
+
+
 def matrix(found) -> str:
     """The kill matrix as CSV: one row per mutant, one column per check, 1 where the check fails."""
     checks = sorted({c for k in found.kills for c in (*k.checks, *k.laws)})
