@@ -89,7 +89,9 @@ def build(spec: Spec, dtype: np.dtype, model: bool) -> Case:
         q["h0"], q["c0"] = np.zeros((B, H)), np.zeros((B, H))
     if model:
         q["W_v"], q["b_v"] = spec.logits * normal((K, H)), spec.logits * normal(K)
-        q["w"] = spec.cotangent_scale * rng.uniform(0.5, 2.0, (T, B)) * (rng.random((T, B)) < 0.8)
+        counted = rng.random((T, B)) < 0.8
+        counted[0, 0] |= not counted.any()  # a mean over the weights needs one
+        q["w"] = spec.cotangent_scale * rng.uniform(0.5, 2.0, (T, B)) * counted
         cotangents = {k: np.zeros_like(v) for k, v in cotangents.items()}
     else:
         cotangents = _flowing_in(spec.cotangents, cotangents, spec.cotangent_scale)

@@ -111,7 +111,7 @@ def calibrate(
 
 @app.command()
 def identify(target: Target, dtype: Annotated[str, typer.Option(help="float64 or float32")] = "float64") -> None:
-    """Find the layout or the variant under which the forward pass is an LSTM. Exit code 0 if one fits, 1 if none does."""
+    """Find the layout, variant or reduction under which the forward pass is an LSTM. Exit code 0 if one fits, 1 if none does."""
     from .candidates.load import load
     from .judgement.reading import find
     from .judgement.tolerances import PRECISIONS
@@ -121,13 +121,13 @@ def identify(target: Target, dtype: Annotated[str, typer.Option(help="float64 or
     try:
         if dtype not in PRECISIONS:
             raise ValueError(f"the dtype is {dtype!r}; it must be one of {', '.join(PRECISIONS)}")
-        faces = [face for face in load(target) if face.kind not in ("loss_and_gradients", "student")]
+        faces = [face for face in load(target) if face.kind != "student"]
         if not faces:
-            raise ValueError(f"{target} has no forward pass at layer level to identify")
+            raise ValueError(f"{target} is an object with its own data: it has no forward pass to identify")
         reading = find(faces[0], PRECISIONS[dtype])
     except ValueError as error:
         raise _usage(error) from None
-    console.print(words.identified(reading, faces[0].layout), highlight=False, markup=False, soft_wrap=True)
+    console.print(words.identified(reading, faces[0]), highlight=False, markup=False, soft_wrap=True)
     raise typer.Exit(PASS if reading is not None else FAIL)
 
 

@@ -7,6 +7,7 @@ import pytest
 from rich.console import Console
 
 from lstm_ref import verify
+from lstm_ref.candidates.layout import PRESETS
 from lstm_ref.candidates.load import plug
 from lstm_ref.candidates.reference import ReferenceLayer
 from lstm_ref.diagnosis import edges, gains, mutants, power
@@ -18,7 +19,7 @@ from lstm_ref.report import power as report
 from lstm_ref.report import words
 
 from .planted import FAULTS
-from .strangers import CellByCell, KerasStyle, WrongGateOrder
+from .strangers import CellByCell, KerasStyle, MeanLoss, WrongGateOrder
 
 BANK = mutants.bank()
 FLOAT64 = tol.PRECISIONS["float64"]
@@ -231,7 +232,67 @@ def test_identify_finds_gates_taken_for_one_another():
     found = reading.find(plug(WrongGateOrder)[0], FLOAT64)
     assert "W_i and b_i for gate f" in found.words
     assert reading.find(plug(CellByCell)[0], FLOAT64).words == ""
-    assert words.identified(None, found.layout).startswith("no layout and no variant")
+    assert words.identified(None, plug(CellByCell)[0]).startswith("no layout and no variant")
+
+
+class TimeFirst(KerasStyle):
+    """Batch first, declared as time first: arrays do not fit, and it raises."""
+
+    layout = {**vars(PRESETS["keras"]), "batch_first": False}
+
+
+class Untransposed(KerasStyle):
+    layout = {**vars(PRESETS["keras"]), "transposed": False}
+
+
+@pytest.mark.parametrize(("candidate", "write"), [(TimeFirst, "batch_first=True"), (Untransposed, "transposed=True")])
+def test_arrays_the_other_way_round_are_read_and_the_rest_is_judged(candidate, write):
+    verdict = verify(candidate)
+    assert [r.id for r in verdict.failures()] == ["forward.h"]
+    assert f"write {write} in the layout" in verdict.failures()[0].reason
+    assert verdict.kind == "textbook"
+
+
+class UndeclaredMean(MeanLoss):
+    """The mean over all positions, declared as the sum."""
+
+    reduction = "sum"
+
+
+class OverTheWeights(MeanLoss):
+    """Divided by the sum of the weights, declared as the sum."""
+
+    reduction = "sum"
+
+    def loss_and_gradients(self, p):
+        J, gradients = super().loss_and_gradients(p)
+        share = p["w"].size / p["w"].sum()
+        return J * share, {k: v * share for k, v in gradients.items()}
+
+
+class DeclaredWeightedMean(OverTheWeights):
+    reduction = "weighted mean"
+
+
+@pytest.mark.parametrize(("candidate", "reduction"), [(UndeclaredMean, "mean"), (OverTheWeights, "weighted mean")])
+def test_a_loss_of_another_reduction_fails_once_with_the_reduction_to_write(candidate, reduction):
+    verdict = verify(candidate)
+    assert [r.id for r in verdict.failures()] == ["forward.J"]
+    assert f"write reduction = '{reduction}' in the class" in verdict.failures()[0].reason
+    assert f"reduction = '{reduction}'" in words.identified(reading.find(plug(candidate)[0], FLOAT64), plug(candidate)[0])
+
+
+def test_the_mean_over_the_weights_is_a_reduction():
+    assert verify(DeclaredWeightedMean).outcome == "pass"
+
+
+def test_cotangents_taken_in_reverse_are_named_without_h_T_as_an_output():
+    class Reversed(CellByCell):
+        def pullback(self, p):
+            outputs, pull = super().pullback(p)
+            return outputs, lambda s: pull({**s, "h": s["h"][::-1]})
+
+    assert "what flows in is reversed in time" in [text for _, text in explain(plug(Reversed)[0], FLOAT64).names]
 
 
 def test_what_no_term_explains_is_localised():

@@ -32,11 +32,13 @@ from ..reference.symbols import (
 from .layout import PRESETS, Layout, blocks_in, decode, encode, encode_by_time
 
 CALL_SECONDS = 6.0  # a framework's first call compiles; a run in which one call hangs still ends within ten
+# what a loss is divided by, from the sizes and the weights of the positions
 REDUCTIONS = {
-    "sum": lambda n: 1,
-    "mean": lambda n: n.T * n.B,
-    "mean over batch": lambda n: n.B,
-    "mean over time": lambda n: n.T,
+    "sum": lambda n, w: 1.0,
+    "mean": lambda n, w: n.T * n.B,
+    "mean over batch": lambda n, w: n.B,
+    "mean over time": lambda n, w: n.T,
+    "weighted mean": lambda n, w: float(w.sum()),
 }
 
 
@@ -268,7 +270,10 @@ def cotangents_for(call: Call, outputs: Answer, cotangents: dict) -> dict[str, n
 
 
 def _start_model(call: Call, instance):
-    factor = REDUCTIONS[call.candidate.reduction](call.sizes)
+    factor = REDUCTIONS[call.candidate.reduction](call.sizes, call.inputs[call.candidate.layout.name("w")].real.astype(np.float64))
+    if factor == 0:  # the mean over no position is 0/0, the sum that it stands for is zero
+        nothing = {k: np.zeros(call.shapes[k]) for k in call.candidate.gradient_names}
+        return Answer({"J": np.zeros(())}, {}, {}), lambda cotangents: Answer(nothing, {}, {})
     J, gradients = _pair(
         guarded(call, "loss_and_gradients", instance.loss_and_gradients, call.inputs), "loss_and_gradients", "(J, gradients)"
     )

@@ -85,7 +85,7 @@ def matching(asked: list[Probe]) -> list[tuple[mutants.Mutant, float]]:
         worst = 0.0
         for probe in asked:
             with np.errstate(all="ignore"):
-                gradients = mutant.run(probe.trace, probe.case.cotangents, probe.head)
+                gradients = mutant.run(probe.trace, probe.cotangents, probe.head)
                 worst = max(worst, float(probe.distance({k: v[None] for k, v in gradients.items()})[0]))
             if worst > 1:
                 break

@@ -23,9 +23,11 @@ LARGEST = 4096  # T·H·(H+D): a candidate that takes only larger sizes is not d
 
 @dataclass(frozen=True)
 class Probe:
-    """One case with what the candidate answered, a plain forward trace, and the scale and tolerance of each gradient."""
+    """One case with what flowed in and what the candidate answered, a plain forward trace, and the scale and tolerance of
+    each gradient. Where h_T is no output of the candidate's, its cotangent flowed in on the last h_t."""
 
     case: cases.Case
+    cotangents: dict[str, np.ndarray]
     answers: dict[str, np.ndarray]
     trace: object
     head: tuple | None
@@ -58,7 +60,7 @@ def probes(candidate: Candidate, precision: tol.Precision, sizes=SIZES, change: 
             continue
         case = change(cases.build(spec, precision.dtype, candidate.model))
         try:
-            _, found = contract.run(contract.prepare(candidate, case.inputs, precision.dtype), bench.instance, case.cotangents)
+            outputs, found = contract.run(contract.prepare(candidate, case.inputs, precision.dtype), bench.instance, case.cotangents)
         except Finding:
             continue
         answers = {k: found.arrays[k] for k in candidate.gradient_names if k in found.arrays}
@@ -67,5 +69,12 @@ def probes(candidate: Candidate, precision: tol.Precision, sizes=SIZES, change: 
         trace, head = forward.forward(point.seen), None
         if candidate.model:
             head = (objectives.softmax_forward(trace.h, *(point.seen[k] for k in ("W_v", "b_v", "y", "w"))), point.seen)
-        out.append(Probe(case, answers, trace, head, point.truth.gradients, limits))
+        out.append(Probe(case, _merged(case.cotangents, outputs.arrays), answers, trace, head, point.truth.gradients, limits))
     return out
+
+
+def _merged(s: dict, outputs: dict) -> dict:
+    if "h_T" in outputs:
+        return s
+    last = (np.arange(len(s["h"])) == len(s["h"]) - 1)[:, None, None]
+    return {**s, "h": s["h"] + last * s["h_T"], "h_T": np.zeros_like(s["h_T"])}

@@ -17,12 +17,13 @@ from .. import cases
 from ..candidates import contract
 from ..candidates.contract import Candidate, Finding
 from ..candidates.layout import Layout, decode, effective, encode
+from ..reference import objectives
 from ..reference.arrays import sigmoid
 from ..reference.symbols import GATES, LAYER_INPUTS, Sizes, shape
 from . import tolerances as tol
 from .judge import Bench, Point, fitted
 
-SIZES = (Sizes(1, 2, 3, 2), Sizes(3, 2, 2, 3))  # one step to sift the readings, three to confirm
+SIZES = (Sizes(1, 2, 3, 2, 3), Sizes(3, 2, 2, 3, 4))  # one step to sift the readings, three to confirm
 
 
 @dataclass(frozen=True)
@@ -40,15 +41,17 @@ class Variant:
 
 @dataclass(frozen=True)
 class Reading:
-    """A layout and a variant under which h and c_T are what the candidate returned."""
+    """A layout, a variant and, for a loss, a reduction under which h and c_T, or J, are what the candidate returned."""
 
     layout: Layout
     variant: Variant
+    reduction: str = "sum"
 
-    def declaration(self, declared: Layout) -> str:
-        """The fields of the layout to write, where it differs from the declared one; empty if it does not."""
-        fields = {k: v for k, v in vars(self.layout).items() if v != vars(declared)[k]}
-        return ", ".join(f"{k}={v!r}" for k, v in fields.items())
+    def declaration(self, declared: Candidate) -> str:
+        """What to write, where the reading differs from what is declared; empty if it does not."""
+        fields = ", ".join(f"{k}={v!r}" for k, v in vars(self.layout).items() if v != vars(declared.layout)[k])
+        loss = f"reduction = {self.reduction!r} in the class" if self.reduction != declared.reduction else ""
+        return " and ".join(filter(None, (f"{fields} in the layout" if fields else "", loss)))
 
     @property
     def words(self) -> str:
@@ -64,31 +67,46 @@ class Reading:
 
 
 def find(candidate: Candidate, precision: tol.Precision) -> Reading | None:
-    """The simplest reading that fits to rounding, or None. A candidate that fits as declared has its own layout."""
-    if candidate.model or candidate.kind == "student":
+    """The simplest reading that fits to rounding, or None. A candidate that fits as declared has its own layout and
+    reduction. Batch-first and transposed arrays have other shapes, so the candidate is asked anew for each."""
+    if candidate.kind == "student":
         return None
+    own = candidate.layout
+    for batch_first in (own.batch_first, not own.batch_first):
+        for transposed in (own.transposed, not own.transposed):
+            turned = replace(candidate, layout=replace(own, batch_first=batch_first, transposed=transposed))
+            if found := _find(turned, precision):
+                return found
+    return None
+
+
+def _find(candidate: Candidate, precision: tol.Precision) -> Reading | None:
     bench = Bench(candidate, precision, candidate.make())
     try:
         sift, confirm = (_ask(bench, size, n) for n, size in enumerate(SIZES))
     except Finding:
         return None
+    declared = candidate.reduction
+    reductions = (declared, *(k for k in contract.REDUCTIONS if k != declared)) if candidate.model else (declared,)
     for variant in _variants(candidate.layout.packed):
         for layout in _layouts(candidate.layout):
-            reading = Reading(layout, variant)
-            if _fits(bench, reading, *sift) and _fits(bench, reading, *confirm):
-                return reading
+            for reduction in reductions:
+                reading = Reading(layout, variant, reduction)
+                if _fits(bench, reading, *sift) and _fits(bench, reading, *confirm):
+                    return reading
     return None
 
 
 def _ask(bench: Bench, size: Sizes, n: int):
+    """A case, what the candidate returned for it, and how far an LSTM may be from that."""
     candidate = bench.candidate
-    spec = cases.Spec(size, seed=200 + n)
-    case = cases.build(fitted(spec, candidate), bench.precision.dtype, False)
-    outputs = contract.forward(contract.prepare(candidate, case.inputs, bench.precision.dtype), bench.instance)
-    if "h" not in outputs.arrays:
-        raise Finding("contract.keys", "h is missing")
+    case = cases.build(fitted(cases.Spec(size, seed=200 + n), candidate), bench.precision.dtype, candidate.model)
+    outputs, _ = contract.start(contract.prepare(candidate, case.inputs, bench.precision.dtype), bench.instance)
+    due = ("J",) if candidate.model else ("h", "c_T")
+    if due[0] not in outputs.arrays:
+        raise Finding("contract.keys", f"{due[0]} is missing")
     values = Point(bench, case.inputs, case.cotangents).conditions
-    limit = tol.EXPLANATION_NEAR * float(max(tol.tolerance(values[k], bench.precision.u).max() for k in ("h", "c_T")))
+    limit = tol.EXPLANATION_NEAR * float(max(tol.tolerance(values[k], bench.precision.u).max() for k in due))
     return case, outputs.arrays, limit
 
 
@@ -130,6 +148,11 @@ def _variants(packed: bool) -> Iterator[Variant]:
 
 def _fits(bench: Bench, reading: Reading, case: cases.Case, seen: dict, limit: float) -> bool:
     h, c = _forward(_as_read(bench, reading.layout, case), reading.variant)
+    if case.model:
+        q = case.inputs
+        J = objectives.softmax_forward(h, q["W_v"], q["b_v"], q["y"], q["w"]).J
+        declared, read = (contract.REDUCTIONS[k](case.spec.sizes, q["w"]) for k in (bench.candidate.reduction, reading.reduction))
+        return bool(np.abs(J * declared / read - seen["J"]) <= limit * max(1.0, declared / read))
     near = np.abs(h - seen["h"]).max() <= limit
     return bool(near and ("c_T" not in seen or np.abs(c - seen["c_T"]).max() <= limit))
 

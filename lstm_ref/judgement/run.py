@@ -197,27 +197,28 @@ def _first_impressions(sheet: _Sheet, benches: list[Bench]) -> bool:
 
 
 def _read_forward(sheet: _Sheet, bench: Bench) -> None:
-    """Where h is not the textbook's: find the layout under which it is, and judge under that, or the variant that it is."""
-    if bench.candidate.model:
+    """Where h (or the loss) is not the textbook's, or arrays do not fit: find the layout and the reduction under which it
+    is, and judge under those, or the variant that it is."""
+    declared, model = bench.candidate, bench.candidate.model
+    spec = fitted(cases.CORNERS[0], declared)
+    found = judge(bench, cases.build(spec, bench.precision.dtype, model), with_differences=False)
+    check = "forward.J" if model else "forward.h"
+    failed = next((e for k in (check, "contract.call", "contract.shapes") if (e := found.evidence.get(k)) and e.outcome == FAIL), None)
+    if failed is None:
         return
-    spec = fitted(cases.CORNERS[0], bench.candidate)
-    found = judge(bench, cases.build(spec, bench.precision.dtype, False), with_differences=False)
-    if "forward.h" not in found.evidence or found.evidence["forward.h"].outcome != FAIL:
-        return
-    reading = find_reading(bench.candidate, bench.precision)
+    reading = find_reading(declared, bench.precision)
     if reading is None:
-        bench.textbook = False
+        bench.textbook &= model or check not in found.evidence
         return
-    fields, failed = reading.declaration(bench.candidate.layout), found.evidence["forward.h"]
-    if fields and not reading.words:
-        sentence = f"h is that of another layout; write {fields} in the declared one. Everything else is judged under that layout"
-        sheet.add("forward.h", replace(failed, rule=sentence), spec, False)
-        bench.candidate = replace(bench.candidate, layout=reading.layout)
+    what = "the loss" if model else "h"
+    write = reading.declaration(declared)
+    if write and not reading.words:
+        rule = f"{what} is that of another declaration; write {write}. Everything else is judged under that"
+        bench.candidate = replace(declared, layout=reading.layout, reduction=reading.reduction)
     else:
-        other = f"; and its layout has {fields}" if fields else ""
-        bench.textbook = False
-        sheet.reading = f"h is that of an LSTM with {reading.words}{other}"
-        sheet.add("forward.h", replace(failed, rule=sheet.reading), spec, False)
+        bench.textbook = model
+        rule = sheet.reading = f"{what} is that of an LSTM with {reading.words}" + (f"; and write {write}" if write else "")
+    sheet.add(check, replace(failed, rule=rule), spec, model)
 
 
 def _stream(benches: list[Bench], profile: Profile, seed: int) -> Iterator[tuple[Spec, Bench]]:
@@ -351,7 +352,7 @@ class _Sheet:
 
     def _reason(self, id_: str, t: Tally) -> str:
         """The rule that failed, and the condition on sizes under which it does, where one decides."""
-        if id_ == "forward.h" and self.reading:
+        if id_ in ("forward.h", "forward.J") and self.reading:
             return self.reading
         found = separating(t.sizes) if id_.partition(".")[0] in ("contract", "grad", "forward") else None
         if found is None:

@@ -6,6 +6,7 @@ import pathlib
 
 import numpy as np
 
+from ..candidates.contract import Candidate
 from ..candidates.layout import Layout, encode, encode_by_time
 from ..judgement.tolerances import PRECISIONS
 from ..judgement.verdict import FAIL, PASS, Counterexample, Evidence, Result, Verdict
@@ -233,15 +234,16 @@ def _literal(arrays: dict) -> str:
     return "{\n" + "\n".join(parts) + "\n}"
 
 
-def identified(reading, declared: Layout) -> str:
+def identified(reading, declared: Candidate) -> str:
     """What `identify` says of a reading."""
+    what = "loss" if declared.model else "forward pass"
     if reading is None:
-        return "no layout and no variant that is known here makes the forward pass an LSTM"
-    fields = reading.declaration(declared)
-    if not fields and not reading.words:
-        return "the forward pass is the textbook LSTM in the layout that is declared"
-    what = f"an LSTM with {reading.words}" if reading.words else "the textbook LSTM in another layout"
-    return f"the forward pass is {what}" + (f"; write {fields} in the layout" if fields else "")
+        return f"no layout and no variant that is known here makes the {what} that of an LSTM"
+    write = reading.declaration(declared)
+    if not write and not reading.words:
+        return f"the {what} is that of the textbook LSTM as it is declared"
+    known = f"an LSTM with {reading.words}" if reading.words else "the textbook LSTM, declared otherwise"
+    return f"the {what} is that of {known}" + (f"; write {write}" if write else "")
 
 
 def summary_line(r: Result) -> str:
