@@ -45,15 +45,21 @@ def explained(verdict: Verdict, faces: list[Candidate]) -> Verdict:
         if dtype not in ("float64", "float32"):
             continue
         for face in faces:
-            if (told := explain(face, tol.PRECISIONS[dtype])) is not None:
+            if (told := diagnose(face, tol.PRECISIONS[dtype])) is not None:
                 return replace(verdict, explanation=told)
-            where, place = regions.find(face, tol.PRECISIONS[dtype]), None
-            told = explain(face, tol.PRECISIONS[dtype], where[0]) if where else None
-            if told is None and (place := localise(face, tol.PRECISIONS[dtype])) is None and not where:
-                continue
-            told = told or Explanation((), (), 0.0, place.failing if place else (), place)
-            return replace(verdict, explanation=replace(told, regions=where))
     return verdict
+
+
+def diagnose(face: Candidate, precision: tol.Precision) -> Explanation | None:
+    """What is wrong with a candidate's gradients, or where; None where nothing is found wrong."""
+    if (told := explain(face, precision)) is not None:
+        return told
+    where, place = regions.find(face, precision), None
+    told = explain(face, precision, where[0]) if where else None
+    if told is None and (place := localise(face, precision)) is None and not where:
+        return None
+    told = told or Explanation((), (), 0.0, place.failing if place else (), place)
+    return replace(told, regions=where)
 
 
 def explain(face: Candidate, precision: tol.Precision, region: Region | None = None) -> Explanation | None:

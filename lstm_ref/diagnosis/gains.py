@@ -47,14 +47,15 @@ class Fit:
 def edges_of(probe: Probe) -> tuple[Edge, ...]:
     """The edges that exist at the probe's level: what flows in comes from the softmax head at model level."""
     if probe.head is None:
-        return EDGES
+        separate = probe.cotangents["h_T"].any()  # else it flows in with what flows in on the last h_t
+        return tuple(e for e in EDGES if separate or e.id != "dh<-s_h")
     flowing_in = ("dh<-s", "dh<-s_h", "dc<-s_c")
     return (*(e for e in EDGES if e.id not in flowing_in), *HEAD_EDGES)
 
 
 def groups_of(probe: Probe) -> tuple[Edge, ...]:
     if probe.head is None:
-        return GROUPS
+        return tuple(g for g in GROUPS if "dh<-s_h" not in g.members or probe.cotangents["h_T"].any())
     everything = Edge("every gradient", "F:loss", "every gradient", ("dv",))
     return (*(g for g in GROUPS if not {"dh<-s", "dh<-s_h"} & set(g.members)), *HEAD_GROUPS, everything)
 
@@ -66,7 +67,7 @@ def run(probe: Probe, edges: Sequence[tuple[Edge, ...]], gains: Sequence[tuple[c
         for edge, value in zip(chosen, values, strict=True):
             for member in edge.members or (edge.id,):
                 table[row, INDEX[member]] = value
-    return gained(probe.trace, table, probe.case.cotangents, probe.head)
+    return gained(probe.trace, table, probe.cotangents, probe.head)
 
 
 def single(probes: list[Probe]) -> list[Fit]:
