@@ -330,6 +330,10 @@ def test_localisation_tells_which_cotangent_brings_the_fault_out():
 
             return outputs, spoil
 
+    told = words.explanation(verify(OnlyFromC, only="grad.*,law.*"))
+    assert "laws that break: " in told
+    assert "law.euler (the weights of x, or dx)" in told
+    assert "law.homogeneity" not in told
     found = localise(plug(OnlyFromC)[0], FLOAT64)
     assert found.flows == ("c_T",)
     assert found.smallest_T == 1

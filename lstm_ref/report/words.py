@@ -85,7 +85,7 @@ def explanation(v: Verdict) -> str:
     told = [_fit(f) for f in x.fits] + [f"{text} ({label})" for label, text in x.names]
     if not told:
         lines = [where, "no single term explains what is wrong there"] if where else ["no single term explains these gradients"]
-        return "diagnosis: " + "\n  ".join(lines + (_location(x.location) if x.location else []))
+        return "diagnosis: " + "\n  ".join(lines + (_location(x.location) if x.location else []) + _broken_laws(v))
     shown, more = told[:SHOWN], len(told) - SHOWN
     what = "\n  or, which these gradients cannot tell apart: ".join(shown) + (f"\n  or {more} more" if more > 0 else "")
     known = f"{len(x.failing)} wrong gradients ({', '.join(x.failing[:4])}{', …' if len(x.failing) > 4 else ''})"
@@ -111,6 +111,25 @@ def _location(place) -> list[str]:
         right = [k for k in place.tried if k not in place.flows]
         lines.append(f"with one cotangent alone: wrong for {', '.join(place.flows) or 'none'}, right for {', '.join(right)}")
     return lines
+
+
+LAWS = {  # what is at fault where a law breaks
+    "law.homogeneity": "a clip, a threshold or too few digits",
+    "law.additivity": "something that depends on what flows in",
+    "law.zero_cotangent": "a term that needs no cotangent",
+    "law.time_split": "what is carried from step to step",
+    "law.batch_additivity": "a sum or a mean over the batch",
+    "law.batch_permutation": "rows of the batch taken for one another",
+    "law.unit_permutation": "units taken for one another",
+    "law.causality": "a step that sees later ones",
+    "law.euler": "the weights of x, or dx",
+    "law.symmetry": "gradients that are of no one function",
+}
+
+
+def _broken_laws(v: Verdict) -> list[str]:
+    broken = dict.fromkeys(r.id for r in v.failures() if r.id in LAWS)
+    return ["laws that break: " + "; ".join(f"{k} ({LAWS[k]})" for k in broken)] if broken else []
 
 
 def _fit(f) -> str:
