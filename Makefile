@@ -33,7 +33,7 @@ bench: .venv/all ## measure speed against the rivals named in each script
 	for script in benchmarks/[a-z]*.py; do echo "$$script"; $(BIN)/python $$script || exit 1; done
 
 calibrate: .venv/all ## error ÷ (u · condition) of correct LSTMs
-	$(BIN)/lstm-ref calibrate ref: torch: examples/jax_scan.py:JaxScan --dtype float64,float32,bfloat16
+	$(BIN)/lstm-ref calibrate ref: torch: jax:examples/jax_scan.py:lstm equinox: --dtype float64,float32,bfloat16
 
 .venv/core: pyproject.toml
 	$(PYTHON) -m venv .venv

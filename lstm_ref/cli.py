@@ -15,7 +15,9 @@ PASS, FAIL, USAGE, INCONCLUSIVE = 0, 1, 2, 3
 CODES = {"pass": PASS, "fail": FAIL, "inconclusive": INCONCLUSIVE}
 FAILURES = ".lstm-ref"  # folder for counterexamples
 
-Target = Annotated[str, typer.Argument(help="module:attribute, file.py:attribute, ref:, torch: or torch:module:Class")]
+Target = Annotated[
+    str, typer.Argument(help="module:attribute, file.py:attribute, ref:, torch:, jax:, flax:, cmd:PROGRAM, lib:PATH, … (README)")
+]
 Dtype = Annotated[str | None, typer.Option(help="float64 (default), float32, bfloat16, float16; several with commas")]
 Seed = Annotated[int | None, typer.Option(help="seed of the drawn cases (quick and ci have a fixed one)")]
 

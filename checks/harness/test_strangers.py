@@ -63,6 +63,21 @@ def test_a_candidate_may_declare_that_its_calls_are_slow():
     assert "within 0.2 s" in next(r.reason for r in verdict.results if r.id == "contract.time")
 
 
+def test_a_backward_pass_that_raises_leaves_the_forward_pass_right():
+    class Raises(CellByCell):
+        def pullback(self, p):
+            def pull(s):
+                raise ValueError("not written yet")
+
+            return super().pullback(p)[0], pull
+
+    verdict = verify(Raises)
+    assert [r.id for r in verdict.failures()] == ["contract.call"]
+    assert "raised ValueError: not written yet at T=" in verdict.failures()[0].reason
+    assert verdict.forward == "pass"
+    assert verdict.kind == "textbook"
+
+
 def test_wrong_forward_is_judged_by_its_own_differences():
     verdict = verify(WrongGateOrder)
     found = {r.id: r for r in verdict.results}

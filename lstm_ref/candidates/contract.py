@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import os
 import signal
 import threading
 import traceback
@@ -32,6 +33,7 @@ from ..reference.symbols import (
 from .layout import PRESETS, Layout, blocks_in, decode, encode, encode_by_time
 
 CALL_SECONDS = 6.0  # a framework's first call compiles; a run in which one call hangs still ends within ten
+LONGEST_QUOTE = 300  # characters of what foreign code says
 # what a loss is divided by, from the sizes and the weights of the positions
 REDUCTIONS = {
     "sum": lambda n, w: 1.0,
@@ -350,8 +352,10 @@ def guarded(call: Call, where: str, function: Callable, *args):
         sentence = f"{where} did not return within {seconds:g} s at {_at(call.sizes)}"
         longer = f'if it is slow and does not hang, declare supports = {{"call_seconds": {10 * seconds:g}}}'
         raise Finding("contract.time", f"{sentence}; {longer}") from None
+    except Finding:
+        raise  # an adapter has said it in a sentence of its own
     except (Exception, SystemExit) as error:
-        raise Finding("contract.call", f"{where} raised {_last_line(error)} at {_at(call.sizes)}{_place(error)}") from None
+        raise Finding("contract.call", f"{where} raised {_in_a_line(error)} at {_at(call.sizes)}{_place(error)}") from None
 
 
 class TimeLimit(BaseException):
@@ -402,11 +406,14 @@ def _at(n: Sizes) -> str:
     return f"T={n.T}, B={n.B}, D={n.D}, H={n.H}"
 
 
-def _last_line(error: BaseException) -> str:
-    return "".join(traceback.format_exception_only(error)).strip().splitlines()[-1]
+def _in_a_line(error: BaseException) -> str:
+    """The kind of an exception and the first line of what it says, without the notes that others have added to it."""
+    said = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    return f"{type(error).__name__}: {said[:LONGEST_QUOTE]}" if said else type(error).__name__
 
 
 def _place(error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
-    theirs = [f for f in frames if not f.filename.startswith("<") and f.filename != __file__]
+    ours = os.path.dirname(__file__)
+    theirs = [f for f in frames if not f.filename.startswith("<") and os.path.dirname(f.filename) != ours]
     return f" ({theirs[-1].filename.rsplit('/', 1)[-1]}:{theirs[-1].lineno})" if theirs else ""

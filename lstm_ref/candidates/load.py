@@ -1,6 +1,9 @@
 """Load: what a user names on the command line, as candidates.
 
     module:attribute     file.py:attribute     ref:     torch:     torch:LSTM(batch_first=True)     torch:module:Class
+    jax:module:function     equinox:     flax:     flax:OptimizedLSTMCell     haiku:     keras:     equinox:module:Class, …
+    cmd:PROGRAM ARG …, an LSTM in any language (docs/any-language.md)
+    lib:PATH, a shared library with the C functions of lstm_ref.h (docs/shared-libraries.md)
 
 The attribute is a class, a function without arguments that makes an instance, or an instance.
 """
@@ -12,15 +15,23 @@ import dataclasses
 import functools
 import importlib
 import importlib.util
+import os
 import pathlib
+import shlex
 import sys
 
 from .contract import REDUCTIONS, Candidate, ContractError, accepts_taps, parse_supports, time_limit
 from .layout import LayoutError, resolve
 from .student import is_student
 
+JAX_ADAPTERS = {"jax": "jax_function", "equinox": "equinox_cell", "flax": "flax_cell", "haiku": "haiku_lstm", "keras": "keras_lstm"}
+KINDS = ("ref", "torch", "cmd", "lib", *JAX_ADAPTERS)  # what is no module when it stands before the colon
+PACKAGES = {"haiku": "dm-haiku"}  # where the package is not named as its module is
 LOAD_SECONDS = 60.0  # importing a framework takes its time
-FORMS = "module:attribute, file.py:attribute, ref:, torch:, torch:module:Class"
+FORMS = (
+    "module:attribute, file.py:attribute, ref:, torch:, torch:module:Class, "
+    "jax:module:function, equinox:, flax:, haiku:, keras:, cmd:PROGRAM ARG …, lib:PATH"
+)
 
 
 class TargetError(ValueError):
@@ -36,6 +47,12 @@ def load(target: str) -> list[Candidate]:
         return [*plug(ReferenceLayer, target), *plug(ReferenceModel, target)]
     if kind == "torch" and colon:
         return [_torch(target, rest)]
+    if kind == "cmd" and rest.strip():
+        return _command(target, rest)
+    if kind == "lib" and rest:
+        return _library(target, rest)
+    if kind in JAX_ADAPTERS and colon:
+        return [_jax(kind, rest, target)]
     if not colon or not rest:
         raise TargetError(f"the target {target!r} names no LSTM; it must be one of {FORMS}")
     return plug(_attribute(kind, rest, target), target)
@@ -164,6 +181,61 @@ def _torch(target: str, rest: str) -> Candidate:
         raise TargetError(f"{target}: building {cls.__name__}(3, 5) raised {type(error).__name__}: {error}") from error
     make = functools.partial(TorchLayer, build)
     return dataclasses.replace(Candidate(target, "pullback", make, True, layout, supports))
+
+
+def _library(target: str, path: str) -> list[Candidate]:
+    """A shared library, in a process of its own: a wrong kernel may take its process down."""
+    from .pipe import program
+
+    if not pathlib.Path(path).is_file():
+        raise TargetError(f"there is no file {path}")
+    try:
+        return program([sys.executable, "-m", "lstm_ref.candidates.library", path], target)
+    except TargetError as error:
+        _, said, sentence = str(error).partition("answered: error ")
+        raise TargetError(f"{target}: {sentence}" if said else str(error)) from None
+
+
+def _command(target: str, rest: str) -> list[Candidate]:
+    from .pipe import program
+
+    try:
+        argv = shlex.split(rest)
+    except ValueError as error:
+        raise TargetError(f"the target {target!r} is no command line: {error}") from None
+    return program(argv, target)
+
+
+def _jax(kind: str, rest: str, target: str) -> Candidate:
+    """A class or function of JAX's world through its adapter: all adapters share one skeleton."""
+    from .jax_function import SIZES, JaxLayer
+
+    adapter = importlib.import_module(f".{JAX_ADAPTERS[kind]}", __package__)
+    name, options = _options(rest, target)
+    if kind == "keras":
+        os.environ.setdefault("KERAS_BACKEND", "jax")
+    try:
+        importlib.import_module(kind)
+    except ImportError:
+        package = PACKAGES.get(kind, kind)
+        raise TargetError(f"{target} needs {package}, which is not installed; install it with: pip install 'lstm-ref[{kind}]'") from None
+    module, colon, path = name.rpartition(":")
+    if colon:
+        found = _attribute(module, path, target)
+    elif name in ("", *adapter.CLASSES) and adapter.CLASSES:
+        try:
+            found = adapter.find(name or adapter.CLASSES[0])
+        except ValueError as error:
+            raise TargetError(f"{target}: {error}") from None
+    else:
+        known = "".join(f", {kind}:{k}" for k in adapter.CLASSES)
+        raise TargetError(f"the target {target!r} names no LSTM; it must be {kind}:module:attribute or {kind}:file.py:attribute{known}")
+    try:
+        layout = resolve(found.layout) if getattr(found, "layout", None) is not None else adapter.LAYOUT
+        supports = parse_supports(getattr(found, "supports", SIZES))
+    except (LayoutError, ContractError) as error:
+        raise TargetError(f"{target}: {error}") from None
+    return Candidate(target, "pullback", functools.partial(JaxLayer, adapter.function(found, options)), True, layout, supports)
 
 
 def _options(text: str, target: str) -> tuple[str, dict]:

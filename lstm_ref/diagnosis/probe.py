@@ -18,7 +18,7 @@ from ..reference.symbols import Sizes
 # no two sizes of one case are equal, and T, B differ from case to case, so that 1/B, 1/T and ½ can be told apart
 SIZES = (Sizes(3, 5, 2, 4, 3), Sizes(4, 3, 5, 2, 6), Sizes(5, 2, 3, 7, 4))
 SMALL = Sizes(2, 3, 1, 2, 3)  # for the search over pairs
-LARGEST = 4096  # T·H·(H+D): a candidate that takes only larger sizes is not diagnosed, since hundreds of lanes would be slow
+LARGEST = 2500  # T·H·(H+D): a candidate that takes only larger sizes is not diagnosed, since hundreds of lanes would be slow
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ BASE = Sizes(4, 2, 3, 5, 3)
 SEEDS = (400, 401, 402)
 TRIED = {"T": (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16, 20, 30), "B": (1, 2, 3, 4, 5, 8), "D": (1, 2, 3, 4, 5, 7, 8, 9, 16, 17, 33)}
 TRIED["H"] = TRIED["D"]
+LARGE = 20
 TILES = (32, 16, 8, 4, 2)
 FINE = 1.02  # ratio of the right and the wrong side of a threshold at which the search for it ends
 SMALL_A = 0.1  # size of a pre-activation
@@ -95,8 +96,8 @@ def _sizes(bench: Bench) -> Iterator[Region]:
             continue
         for k in TILES:
             if all(n % k == 0 for n in good) and all(n % k for n in bad) and _whatever_the_numbers(bench, axis, bad[-1], good[-1]):
-                condition = f"{axis} is not a multiple of {k}"
-                yield Region(condition, len(bad), len(good), sizes=_within(axis, bad[-1], lambda value, _: value))
+                condition, inside = f"{axis} is not a multiple of {k}", min((n for n in bad if n > k), default=bad[-1])
+                yield Region(condition, len(bad), len(good), sizes=_within(axis, inside, lambda value, _: value))
                 break
 
 
@@ -108,7 +109,8 @@ def _try(bench: Bench, axis: str, size: int, seen: dict[int, bool | None]) -> bo
 
 
 def _within(axis: str, limit: int, choose: Callable[[int, int], int]) -> Callable[[Sizes], Sizes]:
-    return lambda n: n._replace(**{axis: choose(limit, getattr(n, axis))})
+    few = {"T": 2, "D": 1} if limit > LARGE else {}  # or the search for a term would take too long
+    return lambda n: n._replace(**{**few, axis: choose(limit, getattr(n, axis))})
 
 
 def _whatever_the_numbers(bench: Bench, axis: str, inside: int, outside: int) -> bool:

@@ -381,7 +381,7 @@ def measure_precision(bench: Bench, cases: list[Case]) -> Evidence:
     """Find the blocks that the candidate computes in a lower precision than its dtype, and judge them at that from now on.
 
     A block counts when in every one of these cases it fails at the dtype's own precision, passes at the lower one, and
-    looks computed in it. Raises Finding when a call runs out of time.
+    looks computed in it; where h or the loss does, every block counts. Raises Finding when a call runs out of time.
     """
     p, lower = bench.precision, tol.PRECISIONS.get(LOWER.get(bench.precision.name, ""))
     if lower is None:
@@ -403,6 +403,8 @@ def measure_precision(bench: Bench, cases: list[Case]) -> Evidence:
             passes = compare(k, seen, due, condition, p, lower.u).outcome != FAIL
             votes.setdefault(key, []).append(own and passes and looks_like(seen, due, lower.dtype, lower.u))
     bench.lower = {key: lower for key, v in votes.items() if all(v)}
+    if {"h", "J"} & set(bench.lower):
+        bench.lower = dict.fromkeys(votes, lower)  # gradients are formed from what the forward pass left
     if not bench.lower:
         return Evidence(PASS)
     of_gradients = {key for key in votes if key[0] == "d"}

@@ -212,7 +212,9 @@ def _read_forward(sheet: _Sheet, bench: Bench) -> None:
         return
     what = "the loss" if model else "h"
     write = reading.declaration(declared)
-    if write and not reading.words:
+    if not write and not reading.words:
+        return  # the forward pass is as declared: something else failed
+    if not reading.words:
         rule = f"{what} is that of another declaration; write {write}. Everything else is judged under that"
         bench.candidate = replace(declared, layout=reading.layout, reduction=reading.reduction)
     else:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import pathlib
+import shlex
 
 import numpy as np
 
 from ..candidates.contract import Candidate
 from ..candidates.layout import Layout, encode, encode_by_time
+from ..candidates.load import KINDS
 from ..judgement.tolerances import PRECISIONS
 from ..judgement.verdict import FAIL, PASS, Counterexample, Evidence, Result, Verdict
 from ..reference.symbols import EQUATIONS
@@ -172,7 +174,7 @@ def failure(r: Result, target: str, layout: Layout | None = None, file: str | No
         if layout is not None and c.primary:
             lines += ["", *("    " + line for line in snippet(c, layout).splitlines())]
         if file:
-            lines += ["", f"  again: lstm-ref replay {file} --lstm {target}"]
+            lines += ["", f"  again: lstm-ref replay {file} --lstm {shlex.quote(target)}"]
     return "\n".join(lines)
 
 
@@ -232,7 +234,7 @@ def _how_to_load(target: str) -> str:
     path = pathlib.PurePath(module)
     if path.suffix == ".py" and path.stem.isidentifier() and attribute.isidentifier():
         return f"import sys; sys.path.insert(0, {str(path.parent)!r})\nfrom {path.stem} import {attribute}\nlstm = {attribute}()"
-    if attribute.isidentifier() and module.replace(".", "").isidentifier() and module not in ("torch", "ref"):
+    if attribute.isidentifier() and module.replace(".", "").isidentifier() and module not in KINDS:
         return f"from {module} import {attribute}\nlstm = {attribute}()"
     return f"from lstm_ref.candidates.load import load\nlstm = load({target!r})[0].make()"
 
