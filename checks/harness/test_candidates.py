@@ -144,7 +144,7 @@ def test_supports_that_says_nothing_is_refused(declared, words):
         ("json:Nope", "json has no 'Nope'"),
         ("json:JSONDecoder", "has none of the methods that the contract knows"),
         ("fractions:gcd_of_nothing", "has no 'gcd_of_nothing'"),
-        ("torch:LSTM(num_layers=2)", "only batch_first can be set so far"),
+        ("torch:LSTM(num_layers=2)", "only batch_first and bias can be set so far"),
         ("torch:LSTM(__import__('os'))", "they must be literals"),
         ("torch:torch.nn:Linear", "the module's parameters are weight (5, 3), bias (5,)"),
         ("torch:torch.nn:NoSuch", "torch.nn has no 'NoSuch'"),
@@ -274,6 +274,15 @@ def test_torch_modules_of_ones_own(tmp_path, name, outcome):
     if outcome == "fail":
         assert "grad.W_f.autodiff" in {r.id for r in verdict.failures()}, [(r.id, r.outcome, r.reason) for r in verdict.results]
         assert "forward.h" not in {r.id for r in verdict.failures()}
+
+
+@pytest.mark.parametrize("target", ["torch:LSTMCell", "torch:LSTM(bias=False)", "torch:LSTMCell(bias=False)"])
+def test_torch_cells_and_layers_without_a_bias_pass(target):
+    pytest.importorskip("torch")
+    verdict = verify(target, only="contract.*,forward.*,grad.*,state.*")
+    assert verdict.forward == verdict.gradients == verdict.behaviour == "pass"
+    provided = {r.id for r in verdict.results if r.outcome == "pass"}
+    assert ("grad.b_f.autodiff" in provided) == ("bias" not in target)
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])

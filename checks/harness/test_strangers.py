@@ -5,6 +5,7 @@ import time
 import pytest
 
 from lstm_ref import verify
+from lstm_ref.candidates.reference import ReferenceLayer
 from lstm_ref.report import words
 
 from .strangers import MISBEHAVING, RIGHT, CellByCell, Hangs, KerasStyle, WrongGateOrder
@@ -21,6 +22,23 @@ def test_right_lstm_passes(candidate, dtype):
 def test_float16_with_tiny_cotangents_raises_no_alarm():
     verdict = verify(CellByCell, dtype="float16")
     assert not verdict.failures()
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_is_judged_by_autodiff_and_says_so(dtype):
+    verdict = verify(ReferenceLayer, dtype=dtype)
+    found = {r.id: r for r in verdict.results}
+    assert verdict.outcome == "pass"
+    assert found["grad.W_f.differences"].outcome == "not provided"
+    assert found["grad.W_f.differences"].reason == f"{dtype} is too coarse for it; autodiff judged the same gradients"
+    assert f"{dtype} is too coarse for differences: autodiff alone judged the gradients" in verdict.notes
+
+    class Half(ReferenceLayer):
+        def pullback(self, inputs):
+            outputs, pull = super().pullback(inputs)
+            return outputs, lambda s: {**(g := pull(s)), "W_f": g["W_f"] / 2}
+
+    assert verify(Half, dtype=dtype, only="grad.*").outcome == "fail"
 
 
 def test_sigmoid_through_tanh_is_a_note():

@@ -157,15 +157,15 @@ def _torch(target: str, rest: str) -> Candidate:
     from .torch_lstm import TorchError, TorchLayer, layout_of
 
     name, options = _options(rest, target)
-    if name in ("", "LSTM"):
-        cls = torch.nn.LSTM
+    if name in ("", "LSTM", "LSTMCell"):
+        cls = getattr(torch.nn, name or "LSTM")
     else:
         module, colon, path = name.rpartition(":")
         if not colon:
             raise TargetError(f"the target {target!r} names no class; it must be torch:module:Class or torch:file.py:Class")
         cls = _attribute(module, path, target)
-    if unknown := set(options) - {"batch_first"}:
-        raise TargetError(f"{target} sets {', '.join(sorted(unknown))}; only batch_first can be set so far")
+    if unknown := set(options) - {"batch_first", "bias"}:
+        raise TargetError(f"{target} sets {', '.join(sorted(unknown))}; only batch_first and bias can be set so far")
 
     def build(D, H):
         with torch.random.fork_rng(devices=[]):

@@ -66,7 +66,7 @@ def _outputs(trace):
 
 
 def _gradients(g):
-    H = g.dh0.shape[-1]
-    packed = {f"{q}_{k}": d[n * H : (n + 1) * H].copy() for q, d in (("W", g.dW), ("b", g.db)) for n, k in enumerate(GATES)}
+    H, dtype = g.dh0.shape[-1], g.dh0.dtype  # NumPy gives a product of bfloat16 as float32
+    packed = {f"{q}_{k}": d[n * H : (n + 1) * H].astype(dtype) for q, d in (("W", g.dW), ("b", g.db)) for n, k in enumerate(GATES)}
     inner = {k: getattr(g, f"d{k}") for k in LAYER_INTERMEDIATES if k[:2] != "a_"} | {f"a_{k}": getattr(g.da, k) for k in GATES}
     return {**packed, **inner, "x": g.dx.copy(), "h0": g.dh0.copy(), "c0": g.dc0.copy()}

@@ -1,7 +1,8 @@
-"""torch: torch.nn.LSTM, or a user's own nn.Module that is called like it, as a candidate.
+"""torch: torch.nn.LSTM and LSTMCell, or a user's own nn.Module that is called like the layer, as a candidate.
 
 The module is built as `Class(D, H)`, called as `module(x, (h0, c0))` with states (1, B, H), and returns
-`(y, (h_n, c_n))`. Its parameters are matched to the layout by name, else by shape.
+`(y, (h_n, c_n))`; a subclass of LSTMCell is called step by step. Its parameters are matched to the layout by name, else by
+shape.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ def layout_of(build, declared, batch_first: bool) -> Layout:
     layout = resolve(declared) if declared is not None else PRESETS["torch"]
     layout = dataclasses.replace(layout, batch_first=layout.batch_first or batch_first)
     shapes = {k: tuple(p.shape) for k, p in build(_PROBE_D, _PROBE_H).named_parameters()}
+    if declared is None and not any(len(s) == 1 for s in shapes.values()):
+        layout = dataclasses.replace(layout, biases=0)
     wanted = [layout.name(key).replace("{gate}", g) for key, _ in layout.parts for g in ("i" if layout.packed else layout.order)]
     if set(wanted) == set(shapes):
         return layout
@@ -82,8 +85,8 @@ class TorchLayer:
         with torch.no_grad():
             for k, v in given.items():
                 parameters[k].copy_(v)
-        y, (h_n, c_n) = module(states["x"], (states["h0"][None], states["c0"][None]))
-        return {"h": y, "h_T": h_n[0], "c_T": c_n[0]}, {**states, **parameters}, module
+        outputs = (_cell if isinstance(module, torch.nn.LSTMCell) else _layer)(module, **states)
+        return outputs, {**states, **parameters}, module
 
     def pullback(self, inputs):
         import torch
@@ -96,6 +99,21 @@ class TorchLayer:
             return {k: _array(g) for k, g in zip(wanted, found, strict=True) if g is not None}
 
         return {k: _array(v.detach()) for k, v in outputs.items()}, pull
+
+
+def _layer(module, x, h0, c0) -> dict:
+    h, (h_n, c_n) = module(x, (h0[None], c0[None]))
+    return {"h": h, "h_T": h_n[0], "c_T": c_n[0]}
+
+
+def _cell(module, x, h0, c0) -> dict:
+    import torch
+
+    h, state = [], (h0, c0)
+    for x_t in x:
+        state = module(x_t, state)
+        h.append(state[0])
+    return {"h": torch.stack(h), "c_T": state[1]}
 
 
 def _tensor(q: np.ndarray):

@@ -189,7 +189,7 @@ def _thresholds(bench: Bench) -> Iterator[Region]:
     yield from _threshold(bench, "|a|", largest_a, _with_a, (1.0, 2.0, 4.0, 8.0, 16.0, 30.0))
     yield from _threshold(bench, "|c|", largest_c, _with_large_c, (0.5, 1.0, 2.0, 4.0, 8.0, 16.0))
     yield from _threshold(bench, "|x|", largest_x, _with_x, (0.1, 1.0, 5.0, 25.0, 125.0))
-    scales = (1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0, 1e3)
+    scales = (0.001, 0.01, 0.1, 1.0, 10.0, 100.0, 1000.0)
     yield from _threshold(bench, "the largest gradient", largest_gradient, _with_flow, scales)
 
 

@@ -72,6 +72,7 @@ DIFFERENCE_CORNERS = (0, 3, 4, 5, 6, 8, 9, 11, 13, 15, 18, 21, 23, 25, 27, 28, 2
 LAW_CORNERS = (0, 5, 8, 9, 11, 23, 26, 31)  # of the fixed cases, these are also judged by the laws
 STATE_CORNERS = (0, 9)
 PRECISION_CORNERS = (0, 4, 8)
+COARSE = ("bfloat16", "float16")  # differences cannot resolve a gradient in them
 FORWARD_CHECKS = ("forward.h", "forward.c_T", "forward.J")
 
 
@@ -179,6 +180,8 @@ def _run_one(target, faces, profile, dtype, seed, only, progress, declared) -> V
     if sheet.unasked:
         slow = f"the candidate is slow, and {profile.name} spends {profile.extras:g} s on differences, laws and state"
         stopped = (*stopped, f"{sheet.unasked} cases were judged by autodiff alone: {slow}")
+    if dtype in COARSE and any(r.outcome == NOT_PROVIDED and "too coarse" in r.reason for r in results):
+        stopped = (*stopped, f"{dtype} is too coarse for differences: autodiff alone judged the gradients")
     notes = (*sheet.notes(), *_vacuity(sheet), *stopped)
     return _verdict(target, profile, seed, results, sheet.judged, began, "self-consistency" if self_consistent else "textbook", notes)
 
@@ -346,11 +349,19 @@ class _Sheet:
             return replace(made, outcome=outcome, reason=self._reason(check.id, t))
         if not t.cases:
             return self._absent(made)
+        unseen = t.cases == t.unresolved or (t.needed and t.needed == t.needed_unresolved)
+        if unseen and dtype in COARSE and self._too_fine(check.id):
+            return replace(made, outcome=NOT_PROVIDED, reason=f"{dtype} is too coarse for it; autodiff judged the same gradients")
         if check.needed is not None and t.needed and t.needed == t.needed_unresolved:
             return replace(made, outcome=CANNOT_TELL, reason=t.worst.rule or "the tolerance is as large as the gradient")
         if check.needed is not None and t.cases == t.unresolved:
             return replace(made, outcome=CANNOT_TELL, reason="no case resolved it")
         return replace(made, reason=next(iter(t.notes), "") if check.id.startswith("state.") else "")
+
+    def _too_fine(self, id_: str) -> bool:
+        """Whether a check takes small differences of gradients that autodiff judged."""
+        judged = any(t.cases for k, t in self.tallies.items() if k.startswith("grad.") and k.endswith(".autodiff"))
+        return judged and (id_.endswith(".differences") or id_ in ("law.euler", "law.symmetry"))
 
     def _reason(self, id_: str, t: Tally) -> str:
         """The rule that failed, and the condition on sizes under which it does, where one decides."""
