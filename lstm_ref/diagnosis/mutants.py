@@ -139,6 +139,7 @@ def _derivatives() -> Iterator[Mutant]:
             "tanh' for σ'": f"d{k}[t] * (1 - {k}[t] ** 2)",
             "σ' with a plus": f"d{k}[t] * {k}[t] * (1 + {k}[t])",
         }
+        confusions |= {f"σ' of gate {other}": f"d{k}[t] * {other}[t] * (1 - {other}[t])" for other in "fio" if other != k}
         for words, new in confusions.items():
             yield _substituted(f"derivative:da_{k}:{words}", "derivative", "B:preact", f"da_{k}: {words}", old, new)
     confusions = {
@@ -149,6 +150,7 @@ def _derivatives() -> Iterator[Mutant]:
         "tanh' of the activated candidate": "(1 - np.tanh(c_tilde[t]) ** 2)",
         "σ' for tanh'": "c_tilde[t] * (1 - c_tilde[t])",
         "tanh' squared": "(1 - c_tilde[t] ** 2) ** 2",
+        "tanh' of c_t": "(1 - tanh_c[t] ** 2)",
     }
     for words, new in confusions.items():
         yield _substituted(f"derivative:da_c:{words}", "derivative", "B:preact", f"da_c: {words}", "(1 - c_tilde[t] ** 2)", new)
@@ -160,6 +162,7 @@ def _derivatives() -> Iterator[Mutant]:
         "1 − 2 tanh c": "(1 - 2 * tanh_c[t])",
         "1 + tanh²c": "(1 + tanh_c[t] ** 2)",
         "tanh' of c_{t-1}": "(1 - np.tanh(c_prev) ** 2)",
+        "tanh' of c̃": "(1 - c_tilde[t] ** 2)",
     }
     for words, new in confusions.items():
         yield _substituted(f"derivative:dc:{words}", "derivative", "B:cell", f"dc: {words}", "(1 - tanh_c[t] ** 2)", new)
@@ -308,6 +311,9 @@ def _written() -> Iterator[Mutant]:
                 words = f"gates {one} and {two} exchanged in what goes back"
                 new = "np.concatenate([" + ", ".join(g.replace("all[...,", "all[t][...,") for g in order) + "], -1) @ W_h"
                 yield _substituted(f"gate:{words}", "gate", "B:concat", words, "da.all[t] @ W_h", new)
+                words, back = f"da_{one} and da_{two} exchanged", "dz[t, ..., :H] = da.all[t] @ W_h"
+                new = f"da.{one}[t], da.{two}[t] = da.{two}[t].copy(), da.{one}[t].copy(); {back}"
+                yield _substituted(f"gate:{words}", "gate", "B:preact", words, back, new)
 
 
 # --- changes to gradients on their way out ------------------------------------------------------------------------------
