@@ -51,6 +51,13 @@ def test_nan_and_infinity_never_pass(bad):
     assert compare_along("g", due, np.array([0.6, 0.8]), bad, 0.0, np.zeros(2), P).outcome == "unresolved"
 
 
+def test_a_gradient_and_a_difference_that_are_exactly_zero_agree_whatever_the_tolerance():
+    nothing, along = np.zeros(2), np.array([0.6, 0.8])
+    assert compare_along("g", nothing, along, 0.0, 1.0, np.ones(2), P).outcome == "zero"
+    assert compare_along("g", nothing, along, 1e-30, 1.0, np.ones(2), P).outcome == "unresolved"
+    assert compare_along("g", nothing, along, 3.0, 1.0, np.ones(2), P).outcome == "fail"
+
+
 def test_nothing_is_broadcast():
     with pytest.raises(ValueError, match="cannot be compared"):
         compare("g", np.ones((1, 3)), np.ones(3), flat(np.ones(3)), P)

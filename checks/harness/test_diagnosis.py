@@ -223,7 +223,7 @@ class Identity(CellByCell):
 
 def test_a_variant_fails_forward_only_and_is_named():
     verdict = verify(Identity)
-    assert {r.id for r in verdict.failures()} <= {"forward.h", "forward.c_T"}, [(r.id, r.reason) for r in verdict.failures()]
+    assert [r.id for r in verdict.failures()] == ["forward.h"], [(r.id, r.reason) for r in verdict.failures()]
     assert "h = o ⊙ c, without a tanh" in next(r.reason for r in verdict.failures() if r.id == "forward.h")
     assert verdict.kind == "self-consistency"
 

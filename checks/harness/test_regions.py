@@ -57,6 +57,10 @@ def test_right_gradients_and_faults_that_show_everywhere_have_no_region():
         rng = np.random.default_rng(len(trace.h))
         return {k: v * (1 + 0.01 * rng.standard_normal(v.shape)) for k, v in gradients.items()}
 
-    for candidate in (CellByCell, layer((DA_O, "da.o[t] = do[t]")), layer(after=random)):
+    def coarse(gradients, trace):
+        return {k: v.astype(np.float32).astype(v.dtype) if k[0] == "W" else v for k, v in gradients.items()}
+
+    # errors of 1e-8 are hidden where gates are shut, which is no region
+    for candidate in (CellByCell, layer((DA_O, "da.o[t] = do[t]")), layer(after=random), layer(after=coarse)):
         assert regions.find(plug(candidate)[0], tol.PRECISIONS["float64"]) == ()
     assert explain(plug(CellByCell)[0], tol.PRECISIONS["float64"]) is None

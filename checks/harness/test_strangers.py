@@ -2,6 +2,7 @@
 
 import time
 
+import numpy as np
 import pytest
 
 from lstm_ref import verify
@@ -79,6 +80,17 @@ def test_a_candidate_may_declare_that_its_calls_are_slow():
     verdict = verify(Slow)
     assert time.monotonic() - began < 5
     assert "within 0.2 s" in next(r.reason for r in verdict.results if r.id == "contract.time")
+
+
+def test_one_of_two_weight_arrays_in_a_lower_precision_is_told_as_that():
+    class CoarseRecurrent(KerasStyle):
+        def pullback(self, p):
+            outputs, pull = super().pullback(p)
+            return outputs, lambda s: {**(g := pull(s)), "recurrent_kernel": g["recurrent_kernel"].astype(np.float32).astype(np.float64)}
+
+    verdict = verify(CoarseRecurrent, only="grad.*,numerics.effective_precision")
+    assert [r.id for r in verdict.failures()] == ["numerics.effective_precision"]
+    assert verdict.failures()[0].reason.startswith("dW_c, dW_f, dW_i, dW_o is computed in float32")
 
 
 def test_a_backward_pass_that_raises_leaves_the_forward_pass_right():

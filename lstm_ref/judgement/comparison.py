@@ -107,9 +107,9 @@ def compare_along(
     if not np.isfinite(along) or ratio > 1:
         return Evidence(FAIL, ratio if np.isfinite(along) else np.inf, *values)
     typical = max(abs(slope), abs(along), math.sqrt(np.vdot(seen, seen) / seen.size))
-    if tolerance >= p.resolution * typical and (typical > 0 or slope_bound > p.m):
-        return Evidence(UNRESOLVED, ratio, *values)
-    return Evidence(PASS if typical else ZERO, ratio, *values)
+    if not typical:
+        return Evidence(ZERO, ratio, *values)  # no number moves at all
+    return Evidence(UNRESOLVED if tolerance >= p.resolution * typical else PASS, ratio, *values)
 
 
 def looks_like(seen: np.ndarray, due: np.ndarray, lower: np.dtype, u_lower: float) -> bool:

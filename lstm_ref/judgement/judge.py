@@ -10,7 +10,7 @@ import numpy as np
 from ..candidates import contract, layout
 from ..candidates.contract import Answer, Candidate, Finding
 from ..cases import Case, Spec
-from ..reference.symbols import LAYER_INTERMEDIATES, LAYER_OUTPUTS
+from ..reference.symbols import LAYER_INTERMEDIATES, LAYER_OUTPUTS, WEIGHTS
 from ..truth import autodiff, differences
 from . import tolerances as tol
 from .comparison import Block, compare, compare_all, compare_along, looks_like, worst_of
@@ -401,7 +401,9 @@ def measure_precision(bench: Bench, cases: list[Case]) -> Evidence:
             condition = point.conditions[key]
             own = compare(k, seen, due, condition, p).outcome == FAIL
             passes = compare(k, seen, due, condition, p, lower.u).outcome != FAIL
-            votes.setdefault(key, []).append(own and passes and looks_like(seen, due, lower.dtype, lower.u))
+            H = seen.shape[0] if k in WEIGHTS else 0
+            parts = [(seen[:, :H], due[:, :H]), (seen[:, H:], due[:, H:])] if H else [(seen, due)]  # W_h and W_x may be two arrays
+            votes.setdefault(key, []).append(own and passes and any(looks_like(*part, lower.dtype, lower.u) for part in parts))
     bench.lower = {key: lower for key, v in votes.items() if all(v)}
     if {"h", "J"} & set(bench.lower):
         bench.lower = dict.fromkeys(votes, lower)  # gradients are formed from what the forward pass left
