@@ -69,8 +69,13 @@ class Comparison:
     def outcome(self) -> str:
         if any(row.differ for row in self.rows):
             return DIFFER
-        told = [row for row in self.rows if row.cases > row.unresolved]
-        return CANNOT_TELL if self.faults or not told or len(told) < len(self.rows) else AGREE
+        told = all(row.cases > row.unresolved for row in self.rows)
+        return AGREE if told and self.gradients and not self.faults else CANNOT_TELL
+
+    @property
+    def gradients(self) -> bool:
+        """Whether a gradient could be compared at all."""
+        return any(row.kind == GRADIENTS for row in self.rows)
 
 
 def pairs(ours: list[Candidate], theirs: list[Candidate]) -> list[tuple[Candidate, Candidate]]:

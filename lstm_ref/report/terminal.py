@@ -9,8 +9,9 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from ..candidates.layout import Layout
+from ..judgement.against import Comparison
 from ..judgement.verdict import CANNOT_TELL, DESELECTED, FAIL, NOT_PROVIDED, NOT_RUN, PASS, TIMEOUT, Result, Verdict
-from . import words
+from . import against, words
 
 STYLE = {
     PASS: "green",
@@ -22,6 +23,7 @@ STYLE = {
     DESELECTED: "dim",
 }
 VERDICT_STYLE = {"pass": "bold green", "fail": "bold red", "inconclusive": "bold yellow"}
+HELD_STYLE = {"agree": "bold green", "differ": "bold red", "cannot tell": "bold yellow"}
 SHOWN_FAILURES = 3
 
 
@@ -76,6 +78,17 @@ def card(console: Console, v: Verdict, layout: Layout | None, files: dict[tuple[
         console.print(escape(told) + "\n", highlight=False, soft_wrap=True, style="bold")
     console.print(escape(words.headline(v)), style=VERDICT_STYLE[v.outcome], highlight=False, soft_wrap=True)
     console.print(escape(words.meaning(v)), highlight=False, soft_wrap=True)
+
+
+def side_by_side(console: Console, other: Verdict, held: list[Comparison]) -> None:
+    """Print the verdict line of the candidate that another was held against, and what came of that."""
+    console.print()
+    console.print(escape(words.headline(other)), style=VERDICT_STYLE[other.outcome], highlight=False, soft_wrap=True)
+    console.print(escape(words.meaning(other)), highlight=False, soft_wrap=True)
+    for c in held:
+        *lines, last = against.text(c).splitlines()
+        console.print("\n" + escape("\n".join(lines)), highlight=False, soft_wrap=True)
+        console.print(escape(last), style=HELD_STYLE[c.outcome], highlight=False, soft_wrap=True)
 
 
 def _line(console: Console, r: Result) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 from ..candidates.contract import Candidate
 from ..candidates.layout import Layout, encode, encode_by_time
 from ..candidates.load import KINDS
+from ..judgement.manifest import CHECKS
 from ..judgement.tolerances import PRECISIONS
 from ..judgement.verdict import FAIL, PASS, Counterexample, Evidence, Result, Verdict
 from ..reference.symbols import EQUATIONS
@@ -115,6 +116,15 @@ def _location(place) -> list[str]:
     return lines
 
 
+_KEEP = "keep what the backward pass needs in what `pullback` returns, or compute it from the inputs that `vjp` is given, not in the object"
+STATE_HINTS = {
+    "state.interleaved": _KEEP,
+    "state.two_instances": "keep caches in the instance, not in the class or the module",
+    "state.second_backward": "do not consume or overwrite the cache",
+    "state.repeat": "start sums at zero in every call, and draw nothing at random",
+    "state.inputs_unmutated": "work on copies",
+    "state.aliasing": "return copies",
+}
 LAWS = {  # what is at fault where a law breaks
     "law.homogeneity": "a clip, a threshold or too few digits",
     "law.additivity": "something that depends on what flows in",
@@ -145,6 +155,8 @@ def failure(r: Result, target: str, layout: Layout | None = None, file: str | No
     c = r.counterexample
     e = c.evidence if c else r.worst
     lines = [f"{r.id} [{r.dtype}] fails in {r.failed} of {r.cases} cases"]
+    if r.chapter in ("state", "law"):
+        lines.append(f"  due        {CHECKS[r.id].title}" + (f"; {STATE_HINTS[r.id]}" if r.id in STATE_HINTS else ""))
     if e is None or e.candidate is None:
         lines.append(f"  {r.reason or (e.rule if e else '')}")
     else:
