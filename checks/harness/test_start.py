@@ -161,6 +161,26 @@ def test_doctor_of_a_student():
     assert "gradients() has no U; it has W, b [contract.keys]" in text
 
 
+def test_doctor_sees_that_a_softmax_reads_its_bias():
+    class Softmax:
+        """A loss that adding one number to every logit does not change."""
+
+        def __init__(self):
+            self.params = {"b_v": np.arange(4.0)}
+
+        def loss(self):
+            b = self.params["b_v"]
+            return np.log(np.exp(b).sum()) - b[1]
+
+        def gradients(self):
+            p = np.exp(self.params["b_v"])
+            return {"b_v": p / p.sum() - np.eye(4)[1]}
+
+    found, text = told(Softmax)
+    assert found.fits
+    assert "does not depend on" not in text
+
+
 def test_doctor_command(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     file = Path(strangers.__file__)
