@@ -19,6 +19,7 @@ Target = Annotated[
     str, typer.Argument(help="module:attribute, file.py:attribute, ref:, torch:, jax:, flax:, cmd:PROGRAM, lib:PATH, … (README)")
 ]
 Dtype = Annotated[str | None, typer.Option(help="float64 (default), float32, bfloat16, float16; several with commas")]
+Isolate = Annotated[bool, typer.Option("--isolate", help="run the LSTM in a process of its own, which may crash or hang")]
 Seed = Annotated[int | None, typer.Option(help="seed of the drawn cases (quick and ci have a fixed one)")]
 
 
@@ -31,41 +32,99 @@ def check(
     only: Annotated[str | None, typer.Option(help="patterns of check ids, such as 'grad.*,state.repeat'")] = None,
     sizes: Annotated[str | None, typer.Option(help="hold sizes fixed in every case, such as T=16,H=64")] = None,
     report: Annotated[pathlib.Path | None, typer.Option(help="also write the verdict as JSON")] = None,
+    isolate: Isolate = False,
+    against: Annotated[str | None, typer.Option(help="another target: judge both, and hold one against the other")] = None,
 ) -> None:
     """Judge every gradient of an LSTM. Exit code 0 pass, 1 fail, 2 usage, 3 inconclusive."""
-    from .candidates.load import load
     from .diagnosis.explain import explained
+    from .judgement.against import pairs
     from .judgement.run import run
     from .report import json_report, terminal
 
     console = Console()
     try:
-        faces = [_at_sizes(face, sizes) for face in load(target)]
+        faces = [_at_sizes(face, sizes) for face in _loaded(target, isolate)]
+        others = [_at_sizes(face, sizes) for face in _loaded(against, isolate)] if against else []
+        paired = pairs(faces, others) if against else []
         with terminal.progress(Console(stderr=True)) as progress:
             verdict = explained(run(target, faces, profile, _dtypes(dtype), seed, only, progress), faces)
+            other = run(against, others, profile, verdict.dtypes, seed, only, progress) if against else None
+            held = _held(paired, verdict.dtypes, progress)
     except ValueError as error:
         raise _usage(error) from None
     files = keep_counterexamples(verdict, pathlib.Path(FAILURES))
     terminal.card(console, verdict, faces[0].layout, files)
     if report is not None:
         report.write_text(json_report.dumps(verdict), encoding="utf-8")
-    raise typer.Exit(CODES[verdict.outcome])
+    code = CODES[verdict.outcome]
+    if other is not None:
+        terminal.side_by_side(console, other, held)
+        code = FAIL if any(c.outcome == "differ" for c in held) else code
+        code = INCONCLUSIVE if code == PASS and any(c.outcome != "agree" for c in held) else code
+    raise typer.Exit(code)
+
+
+def _held(paired, dtypes, progress) -> list:
+    """Every pair of candidates held against each other, at every dtype."""
+    from .judgement.against import hold
+    from .judgement.tolerances import PRECISIONS
+
+    return [hold(one, other, PRECISIONS[d], progress) for d in dtypes for one, other in paired]
+
+
+@app.command()
+def doctor(
+    target: Target, dtype: Annotated[str | None, typer.Option(help="float64 or float32 (default: what is declared)")] = None
+) -> None:
+    """Say what is understood of an LSTM, before a gradient is judged. Exit code 0 if it can be judged as it is, 1 if not, 2 usage."""
+    from .candidates.load import load
+    from .judgement.doctor import examine
+    from .judgement.tolerances import PRECISIONS
+    from .report import doctor as report
+
+    console, found = Console(), []
+    try:
+        if dtype is not None and dtype not in PRECISIONS:
+            raise ValueError(f"the dtype is {dtype!r}; it must be one of {', '.join(PRECISIONS)}")
+        for face in load(target):
+            found.append(examine(face, PRECISIONS[dtype or (face.supports.dtypes or ("float64",))[0]]))
+            console.print(report.text(found[-1], target), highlight=False, markup=False, soft_wrap=True)
+    except ValueError as error:
+        raise _usage(error) from None
+    raise typer.Exit(PASS if all(x.fits for x in found) else FAIL)
+
+
+@app.command()
+def init(
+    style: Annotated[str, typer.Argument(help="class, functions, torch, jax, c, command or student")],
+    out: Annotated[pathlib.Path | None, typer.Option(help="the file to write (default: my_lstm.py or my_lstm.c)")] = None,
+) -> None:
+    """Write a commented adapter that works as it is, to put your own LSTM into. Never writes over a file."""
+    from .candidates.start import write
+
+    try:
+        path, commands = write(style, out)
+    except ValueError as error:
+        raise _usage(error) from None
+    Console().print(
+        "\n".join([f"wrote {path}; it works as it is:", *(f"  {c}" for c in commands)]), highlight=False, markup=False, soft_wrap=True
+    )
 
 
 @app.command()
 def replay(
     file: Annotated[pathlib.Path, typer.Argument(help="a counterexample that check has written")],
     lstm: Annotated[str, typer.Option(help="the target to run it on")],
+    isolate: Isolate = False,
 ) -> None:
     """Run one saved counterexample again. Exit code 0 if it passes now, 1 if it still fails."""
-    from .candidates.load import load
     from .judgement.record import read
     from .judgement.run import replay as run_again
     from .report import words
 
     try:
         id_, dtype, case = read(file)
-        faces = load(lstm)
+        faces = _loaded(lstm, isolate)
         result = run_again(lstm, faces, id_, dtype, case)
     except ValueError as error:
         raise _usage(error) from None
@@ -162,6 +221,14 @@ def power(
     if matrix is not None:
         matrix.write_text("\n".join(texts), encoding="utf-8")
     raise typer.Exit(FAIL if survivors else PASS)
+
+
+def _loaded(target: str, isolate: bool) -> list:
+    if isolate:
+        from .candidates.isolate import isolated as load
+    else:
+        from .candidates.load import load
+    return load(target)
 
 
 def _at_sizes(face, text: str | None):

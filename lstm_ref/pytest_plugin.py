@@ -23,6 +23,7 @@ def pytest_addoption(parser):
     )
     group.addoption("--lstm-profile", default="quick", metavar="NAME", help="quick (default), dev, ci or nightly")
     group.addoption("--lstm-dtype", default=None, metavar="DTYPES", help="float64 (default), float32, …; several with commas")
+    group.addoption("--lstm-isolate", action="store_true", help="run the LSTM in a process of its own, which may crash or hang")
     group.addoption("--lstm-seed", default=None, type=int, metavar="N", help="seed of the drawn cases")
 
 
@@ -74,8 +75,12 @@ def pytest_generate_tests(metafunc):
 
 
 def _faces(config, target: str):
-    from .candidates.load import TargetError, load
+    from .candidates.load import TargetError
 
+    if config.getoption("lstm_isolate"):
+        from .candidates.isolate import isolated as load
+    else:
+        from .candidates.load import load
     known = config.stash[_VERDICTS]
     if target not in known:
         try:

@@ -7,6 +7,8 @@ from hypothesis import strategies as st
 
 from lstm_ref import Layout, cases, verify
 from lstm_ref.candidates import contract
+from lstm_ref.candidates import load as loading
+
 from lstm_ref.candidates.contract import ContractError, parse_supports
 from lstm_ref.candidates.layout import LayoutError, decode, effective, encode, resolve
 from lstm_ref.candidates.load import TargetError, load, plug
@@ -274,6 +276,26 @@ def test_torch_modules_of_ones_own(tmp_path, name, outcome):
     if outcome == "fail":
         assert "grad.W_f.autodiff" in {r.id for r in verdict.failures()}, [(r.id, r.outcome, r.reason) for r in verdict.results]
         assert "forward.h" not in {r.id for r in verdict.failures()}
+
+
+def test_a_target_that_hangs_while_it_loads_is_a_sentence(tmp_path, monkeypatch):
+    (tmp_path / "endless.py").write_text("while True:\n    pass\n")
+    (tmp_path / "endless_class.py").write_text("class Lstm:\n    def __init__(self):\n        while True:\n            pass\n")
+    monkeypatch.setattr(loading, "LOAD_SECONDS", 0.3)
+    with pytest.raises(TargetError, match=r"endless\.py took longer than 0\.3 s"):
+        load(f"{tmp_path}/endless.py:Lstm")
+    with pytest.raises(TargetError, match=r"Lstm\(\) did not return within 0\.3 s"):
+        load(f"{tmp_path}/endless_class.py:Lstm")
+
+
+def test_a_candidate_may_do_what_it_likes_with_the_dict_that_it_is_given():
+    class Pops(CellByCell):
+        def pullback(self, p):
+            outputs, pull = super().pullback({k: p.pop(k) for k in list(p)})
+            return outputs, lambda s: pull({k: s.pop(k) for k in list(s)})
+
+    verdict = verify(Pops, only="contract.*,grad.*,state.*")
+    assert verdict.gradients == verdict.behaviour == "pass"
 
 
 @pytest.mark.parametrize("target", ["torch:LSTMCell", "torch:LSTM(bias=False)", "torch:LSTMCell(bias=False)"])

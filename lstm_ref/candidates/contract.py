@@ -56,6 +56,20 @@ class Finding(Exception):
         self.check, self.sentence = check, sentence
 
 
+class Told(Exception):
+    """What foreign code did in a process of its own: a predicate ("raised ValueError: …"), and where (" (my.py:3)")."""
+
+    def __init__(self, what: str, place: str = ""):
+        super().__init__(what)
+        self.what, self.place = what, place
+
+
+class Returned(dict):
+    """What foreign code returned from a process of its own; `remark`, a predicate, is what it did there and must not do."""
+
+    remark = ""
+
+
 @dataclass(frozen=True)
 class Supports:
     """Declared limits. `sizes` maps a size to a test and a rounding; `missing` holds gradients and outputs not provided."""
@@ -213,9 +227,9 @@ def forward(call: Call, instance, taps: dict | None = None) -> Answer:
     """The candidate's outputs. Raises Finding when it raises, hangs or returns no dict."""
     extra = (encode_by_time(call.candidate.layout, taps, call.dtype),) if taps is not None else ()
     if call.candidate.kind == "pullback" and not callable(getattr(instance, "forward", None)):
-        outputs, _ = _pair(guarded(call, "pullback", instance.pullback, call.inputs), "pullback", "(outputs, pull)")
+        outputs, _ = _pair(guarded(call, "pullback", instance.pullback, dict(call.inputs)), "pullback", "(outputs, pull)")
     else:
-        outputs = guarded(call, "forward", instance.forward, call.inputs, *extra)
+        outputs = guarded(call, "forward", instance.forward, dict(call.inputs), *extra)
     return answer(call, outputs, "forward", LAYER_OUTPUTS, read=LAYER_OUTPUTS)
 
 
@@ -231,16 +245,16 @@ def start(call: Call, instance) -> tuple[Answer, Callable[[dict], Answer]]:
     if candidate.model:
         return _start_model(call, instance)
     if candidate.kind == "pullback":
-        outputs, pull = _pair(guarded(call, "pullback", instance.pullback, call.inputs), "pullback", "(outputs, pull)")
+        outputs, pull = _pair(guarded(call, "pullback", instance.pullback, dict(call.inputs)), "pullback", "(outputs, pull)")
         if not callable(pull):
             raise Finding(
                 "contract.call", f"pullback returned {_kind(pull)} as its second value; a function from cotangents to gradients is due"
             )
     else:
-        outputs = guarded(call, "forward", instance.forward, call.inputs)
+        outputs = guarded(call, "forward", instance.forward, dict(call.inputs))
 
         def pull(cotangents):
-            return instance.vjp(call.inputs, cotangents)
+            return instance.vjp(dict(call.inputs), cotangents)
 
     outputs = answer(call, outputs, "forward", LAYER_OUTPUTS)
 
@@ -248,7 +262,7 @@ def start(call: Call, instance) -> tuple[Answer, Callable[[dict], Answer]]:
         user = cotangents_for(call, outputs, cotangents)
         where = "vjp" if candidate.kind == "vjp" else "the function that pullback returned"
         before = {k: v.tobytes() for k, v in user.items()}
-        found = answer(call, guarded(call, where, pull, user), where, candidate.gradient_names)
+        found = answer(call, guarded(call, where, pull, dict(user)), where, candidate.gradient_names)
         if changed := [k for k in before if before[k] != user[k].tobytes()]:
             sentence = (
                 f"{where} changed the cotangent{'s' if len(changed) > 1 else ''} {', '.join(changed)} that it was given; work on a copy"
@@ -277,7 +291,7 @@ def _start_model(call: Call, instance):
         nothing = {k: np.zeros(call.shapes[k]) for k in call.candidate.gradient_names}
         return Answer({"J": np.zeros(())}, {}, {}), lambda cotangents: Answer(nothing, {}, {})
     J, gradients = _pair(
-        guarded(call, "loss_and_gradients", instance.loss_and_gradients, call.inputs), "loss_and_gradients", "(J, gradients)"
+        guarded(call, "loss_and_gradients", instance.loss_and_gradients, dict(call.inputs)), "loss_and_gradients", "(J, gradients)"
     )
     try:
         J = np.asarray(J)
@@ -295,6 +309,8 @@ def answer(call: Call, returned, where: str, due: tuple[str, ...], read: tuple[s
         raise Finding("contract.call", f"{where} returned {_kind(returned)}; a dict of arrays is due")
     layout, shapes = call.candidate.layout, call.own_shapes
     faults: dict[str, Finding] = {}
+    if isinstance(returned, Returned) and returned.remark:
+        faults["process"] = Finding("contract.call", f"{where} {returned.remark} at {_at(call.sizes)}")
     good: dict[str, np.ndarray] = {}
     raw: dict[str, np.ndarray] = {}
     wanted = shapes if read is None else {layout.name(k) for k in read}
@@ -354,6 +370,8 @@ def guarded(call: Call, where: str, function: Callable, *args):
         raise Finding("contract.time", f"{sentence}; {longer}") from None
     except Finding:
         raise  # an adapter has said it in a sentence of its own
+    except Told as told:
+        raise Finding("contract.call", f"{where} {told.what} at {_at(call.sizes)}{told.place}") from None
     except (Exception, SystemExit) as error:
         raise Finding("contract.call", f"{where} raised {_in_a_line(error)} at {_at(call.sizes)}{_place(error)}") from None
 

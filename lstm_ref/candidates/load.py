@@ -20,7 +20,7 @@ import pathlib
 import shlex
 import sys
 
-from .contract import REDUCTIONS, Candidate, ContractError, accepts_taps, parse_supports, time_limit
+from .contract import REDUCTIONS, Candidate, ContractError, TimeLimit, accepts_taps, parse_supports, time_limit
 from .layout import LayoutError, resolve
 from .student import is_student
 
@@ -101,6 +101,8 @@ def _instance(make, name: str):
     try:
         with time_limit(LOAD_SECONDS):
             return make()
+    except TimeLimit:
+        raise TargetError(f"{name}() did not return within {LOAD_SECONDS:g} s") from None
     except Exception as error:
         raise TargetError(
             f"{name}() raised {type(error).__name__}: {error}; name a class or function that needs no arguments, or an instance"
@@ -113,6 +115,8 @@ def _attribute(module: str, path: str, target: str):
             found = _from_file(pathlib.Path(module)) if module.endswith(".py") else _from_module(module)
     except TargetError:
         raise
+    except TimeLimit:
+        raise TargetError(f"importing {module} took longer than {LOAD_SECONDS:g} s") from None
     except (Exception, SystemExit) as error:
         raise TargetError(f"{module} could not be imported: {type(error).__name__}: {error}") from error
     for part in path.split("."):
