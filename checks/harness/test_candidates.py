@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 from lstm_ref import Layout, cases, verify
 from lstm_ref.candidates import contract
 from lstm_ref.candidates import load as loading
-
 from lstm_ref.candidates.contract import ContractError, parse_supports
 from lstm_ref.candidates.layout import LayoutError, decode, effective, encode, resolve
 from lstm_ref.candidates.load import TargetError, load, plug
