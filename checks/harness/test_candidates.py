@@ -287,14 +287,26 @@ def test_a_target_that_hangs_while_it_loads_is_a_sentence(tmp_path, monkeypatch)
         load(f"{tmp_path}/endless_class.py:Lstm")
 
 
-def test_a_candidate_may_do_what_it_likes_with_the_dict_that_it_is_given():
+def test_a_candidate_that_takes_its_inputs_out_of_the_dict_is_told_and_the_run_goes_on():
     class Pops(CellByCell):
         def pullback(self, p):
             outputs, pull = super().pullback({k: p.pop(k) for k in list(p)})
             return outputs, lambda s: pull({k: s.pop(k) for k in list(s)})
 
     verdict = verify(Pops, only="contract.*,grad.*,state.*")
-    assert verdict.gradients == verdict.behaviour == "pass"
+    assert verdict.gradients == "pass"
+    assert [r.id for r in verdict.failures()] == ["state.inputs_unmutated"]
+
+
+def test_an_error_state_that_a_candidate_sets_is_put_back():
+    class Raising(CellByCell):
+        def pullback(self, p):
+            np.seterr(all="raise")
+            return super().pullback(p)
+
+    before = np.geterr()
+    verify(Raising, only="grad.W_f.*")
+    assert np.geterr() == before
 
 
 @pytest.mark.parametrize("target", ["torch:LSTMCell", "torch:LSTM(bias=False)", "torch:LSTMCell(bias=False)"])

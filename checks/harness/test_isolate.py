@@ -408,7 +408,6 @@ def test_the_command_takes_it(written, monkeypatch, tmp_path):
     kept = next((tmp_path / cli.FAILURES).iterdir())
     again = [CliRunner().invoke(cli.app, ["replay", str(kept), "--lstm", target, *more]).exit_code for more in ([], ["--isolate"])]
     assert again == [0, 1]
-    np.seterr(all="warn")
 
 
 def test_the_plugin_takes_it(written, monkeypatch):

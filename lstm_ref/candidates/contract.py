@@ -227,9 +227,9 @@ def forward(call: Call, instance, taps: dict | None = None) -> Answer:
     """The candidate's outputs. Raises Finding when it raises, hangs or returns no dict."""
     extra = (encode_by_time(call.candidate.layout, taps, call.dtype),) if taps is not None else ()
     if call.candidate.kind == "pullback" and not callable(getattr(instance, "forward", None)):
-        outputs, _ = _pair(guarded(call, "pullback", instance.pullback, dict(call.inputs)), "pullback", "(outputs, pull)")
+        outputs, _ = _pair(guarded(call, "pullback", instance.pullback, call.inputs), "pullback", "(outputs, pull)")
     else:
-        outputs = guarded(call, "forward", instance.forward, dict(call.inputs), *extra)
+        outputs = guarded(call, "forward", instance.forward, call.inputs, *extra)
     return answer(call, outputs, "forward", LAYER_OUTPUTS, read=LAYER_OUTPUTS)
 
 
@@ -245,25 +245,25 @@ def start(call: Call, instance) -> tuple[Answer, Callable[[dict], Answer]]:
     if candidate.model:
         return _start_model(call, instance)
     if candidate.kind == "pullback":
-        outputs, pull = _pair(guarded(call, "pullback", instance.pullback, dict(call.inputs)), "pullback", "(outputs, pull)")
+        outputs, pull = _pair(guarded(call, "pullback", instance.pullback, call.inputs), "pullback", "(outputs, pull)")
         if not callable(pull):
             raise Finding(
                 "contract.call", f"pullback returned {_kind(pull)} as its second value; a function from cotangents to gradients is due"
             )
     else:
-        outputs = guarded(call, "forward", instance.forward, dict(call.inputs))
+        outputs = guarded(call, "forward", instance.forward, call.inputs)
 
         def pull(cotangents):
-            return instance.vjp(dict(call.inputs), cotangents)
+            return instance.vjp(call.inputs, cotangents)
 
     outputs = answer(call, outputs, "forward", LAYER_OUTPUTS)
 
     def gradients(cotangents: dict) -> Answer:
         user = cotangents_for(call, outputs, cotangents)
         where = "vjp" if candidate.kind == "vjp" else "the function that pullback returned"
-        before = {k: v.tobytes() for k, v in user.items()}
-        found = answer(call, guarded(call, where, pull, dict(user)), where, candidate.gradient_names)
-        if changed := [k for k in before if before[k] != user[k].tobytes()]:
+        before = snapshot(user)
+        found = answer(call, guarded(call, where, pull, user), where, candidate.gradient_names)
+        if changed := changes(user, before):
             sentence = (
                 f"{where} changed the cotangent{'s' if len(changed) > 1 else ''} {', '.join(changed)} that it was given; work on a copy"
             )
@@ -271,6 +271,18 @@ def start(call: Call, instance) -> tuple[Answer, Callable[[dict], Answer]]:
         return found
 
     return outputs, gradients
+
+
+def snapshot(arrays: dict) -> dict:
+    """The arrays of a dict and their numbers, bit by bit, to be compared after foreign code had them."""
+    return {k: (v, v.tobytes()) for k, v in arrays.items()}
+
+
+def changes(arrays: dict, before: dict) -> list[str]:
+    """The names under which there is another array than before, none, or other numbers; the dict is put back as it was."""
+    changed = [k for k, (v, numbers) in before.items() if arrays.get(k) is not v or v.tobytes() != numbers]
+    arrays.update({k: v for k, (v, _) in before.items()})
+    return changed
 
 
 def cotangents_for(call: Call, outputs: Answer, cotangents: dict) -> dict[str, np.ndarray]:
@@ -291,7 +303,7 @@ def _start_model(call: Call, instance):
         nothing = {k: np.zeros(call.shapes[k]) for k in call.candidate.gradient_names}
         return Answer({"J": np.zeros(())}, {}, {}), lambda cotangents: Answer(nothing, {}, {})
     J, gradients = _pair(
-        guarded(call, "loss_and_gradients", instance.loss_and_gradients, dict(call.inputs)), "loss_and_gradients", "(J, gradients)"
+        guarded(call, "loss_and_gradients", instance.loss_and_gradients, call.inputs), "loss_and_gradients", "(J, gradients)"
     )
     try:
         J = np.asarray(J)
@@ -359,7 +371,7 @@ def guarded(call: Call, where: str, function: Callable, *args):
     """Call foreign code: a time limit, its warnings kept to themselves, its exceptions as findings."""
     seconds = call.candidate.supports.call_seconds
     try:
-        with warnings.catch_warnings(), time_limit(seconds):
+        with warnings.catch_warnings(), np.errstate(), time_limit(seconds):  # what it sets is put back
             warnings.simplefilter("ignore")
             if call.dtype.kind == "c":
                 warnings.simplefilter("error", np.exceptions.ComplexWarning)

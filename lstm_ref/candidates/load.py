@@ -20,6 +20,8 @@ import pathlib
 import shlex
 import sys
 
+import numpy as np
+
 from .contract import REDUCTIONS, Candidate, ContractError, TimeLimit, accepts_taps, parse_supports, time_limit
 from .layout import LayoutError, resolve
 from .student import is_student
@@ -99,7 +101,7 @@ def _ways(thing) -> list[str]:
 
 def _instance(make, name: str):
     try:
-        with time_limit(LOAD_SECONDS):
+        with np.errstate(), time_limit(LOAD_SECONDS):
             return make()
     except TimeLimit:
         raise TargetError(f"{name}() did not return within {LOAD_SECONDS:g} s") from None
@@ -111,7 +113,7 @@ def _instance(make, name: str):
 
 def _attribute(module: str, path: str, target: str):
     try:
-        with time_limit(LOAD_SECONDS):
+        with np.errstate(), time_limit(LOAD_SECONDS):  # what a module sets on import is put back
             found = _from_file(pathlib.Path(module)) if module.endswith(".py") else _from_module(module)
     except TargetError:
         raise

@@ -127,14 +127,14 @@ def judge(bench: Bench, case: Case, with_differences: bool = True, with_taps: bo
     point = Point(bench, case.inputs, case.cotangents)
     found = Judged(case, point)
     call = contract.prepare(candidate, case.inputs, bench.precision.dtype, case.spec.memory)
-    given = {k: v.tobytes() for k, v in call.inputs.items()}
+    given = contract.snapshot(call.inputs)
     outputs = None
     try:
         outputs, pull = contract.start(call, bench.instance)
         found.gradients = pull(case.cotangents) if candidate.kind != "forward" else Answer({}, {}, {})
     except Finding as finding:
         _blame(found, finding)
-    changed = [k for k in given if given[k] != call.inputs[k].tobytes()]
+    changed = contract.changes(call.inputs, given)
     mutated = Evidence(FAIL, np.inf, ", ".join(changed), rule=f"{', '.join(changed)} changed during the call")
     found.add("state.inputs_unmutated", mutated if changed else Evidence(PASS))
     if outputs is None:
