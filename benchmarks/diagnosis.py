@@ -23,7 +23,7 @@ from statistics import median
 import numpy as np
 from rounds import table
 
-from lstm_ref.candidates.layout import Layout, decode, encode, encode_by_time
+from lstm_ref.candidates.layout import Layout, decode, encode
 from lstm_ref.candidates.load import plug
 from lstm_ref.diagnosis import edges, gains, mutants, power
 from lstm_ref.diagnosis.explain import Explanation, diagnose, explain
@@ -57,11 +57,7 @@ def packed(mutant: mutants.Mutant):
             textbook = decode(PACKED, inputs, {k: shape(k, n) for k in LAYER_INPUTS})
             outputs, pull = power.as_candidate(mutant).pullback(textbook)
 
-            def packed_pull(s):
-                s = {**encode_by_time(PACKED, s, inputs["x"].dtype)}
-                return encode(PACKED, pull(s), inputs["x"].dtype)
-
-            return outputs, packed_pull
+            return outputs, lambda s: encode(PACKED, pull(s), inputs["x"].dtype)
 
     return plug(Packed)[0]
 

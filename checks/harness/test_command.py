@@ -2,7 +2,6 @@
 
 import gc
 import os
-import shutil
 import sys
 import time
 from pathlib import Path
@@ -15,6 +14,8 @@ from lstm_ref.candidates import contract, pipe
 from lstm_ref.candidates.load import TargetError, load
 from lstm_ref.reference.symbols import LAYER_INPUTS, Sizes, shape
 from lstm_ref.report import words as report
+
+from .programs import required
 
 ROOT = Path(__file__).resolve().parents[2]
 NODE = f"cmd:node {ROOT}/examples/javascript/lstm.mjs"
@@ -93,23 +94,16 @@ def call(candidate):
     return contract.run(contract.prepare(candidate, case.inputs, np.dtype(float)), candidate.make(), case.cotangents)
 
 
-def needs_node():
-    if shutil.which("node") is None:
-        if os.environ.get("CI") == "true":
-            pytest.fail("node is not installed, and CI must not leave the JavaScript example out")
-        pytest.skip("node is not installed")
-
-
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_the_javascript_example_passes(dtype):
-    needs_node()
+    required("node")
     verdict = verify(NODE, dtype=dtype)
     assert verdict.outcome == "pass", [(r.id, r.outcome, r.reason) for r in verdict.results if r.outcome not in ("pass", "not provided")]
     assert verdict.kind == "textbook"
 
 
 def test_the_javascript_example_without_its_carry_is_diagnosed():
-    needs_node()
+    required("node")
     verdict = verify(f"{NODE} --forget-carry", dtype="float64", only="forward.*,grad.*")
     assert {"grad.W_f.autodiff", "grad.c0.differences"} <= {r.id for r in verdict.failures()}
     assert "comes back from t+1 is missing (B:cell): gain 0.000 on dc<-dc_next" in report.explanation(verdict)

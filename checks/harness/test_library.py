@@ -1,6 +1,5 @@
 """Shared libraries: right ones pass, crashes and overruns are findings that name the function, loading says what is missing."""
 
-import os
 import shutil
 import subprocess
 import sys
@@ -16,16 +15,11 @@ from lstm_ref.candidates.load import TargetError, load
 from lstm_ref.judgement.run import run
 from lstm_ref.report import words
 
+from .programs import required
+
 ROOT = Path(__file__).resolve().parents[2]
 HEADER = Path(library.__file__).parent
 EXAMPLE = ROOT / "examples" / "c" / "lstm.c"
-
-
-def compiler() -> str:
-    found = shutil.which("cc")
-    if not found and os.environ.get("CI") == "true":
-        pytest.fail("cc is not installed")
-    return found or pytest.skip("cc is not installed")
 
 
 def built(folder: Path, source: Path | str, *flags: str) -> str:
@@ -35,7 +29,7 @@ def built(folder: Path, source: Path | str, *flags: str) -> str:
         source = folder / "own.c"
     include = (f"-I{HEADER}", f"-I{EXAMPLE.parent}")
     command = [
-        compiler(),
+        required("cc"),
         "-O1",
         "-Wall",
         "-Werror",
@@ -150,9 +144,9 @@ def test_the_example_passes(tmp_path, dtype):
 
 def test_the_makefile_builds_it(tmp_path):
     shutil.copytree(EXAMPLE.parent, tmp_path / "c", ignore=shutil.ignore_patterns("*.so"))
-    if not shutil.which("make"):
-        pytest.skip("make is not installed")
-    subprocess.run(["make", "-C", str(tmp_path / "c"), f"CC={compiler()}", f"PYTHON={sys.executable}"], check=True, capture_output=True)
+    subprocess.run(
+        [required("make"), "-C", str(tmp_path / "c"), f"CC={required('cc')}", f"PYTHON={sys.executable}"], check=True, capture_output=True
+    )
     assert load(f"lib:{tmp_path}/c/liblstm.so")[0].supports.dtypes == ("float64", "float32")
 
 

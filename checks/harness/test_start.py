@@ -1,6 +1,5 @@
 """The first minutes with an LSTM of one's own: what `doctor` says of it, and the adapters that `init` writes."""
 
-import shutil
 import subprocess
 import sys
 import tomllib
@@ -20,6 +19,7 @@ from lstm_ref.judgement.tolerances import PRECISIONS
 from lstm_ref.report import doctor as report
 
 from . import strangers
+from .programs import required
 from .strangers import CellByCell, KerasStyle, spoilt
 from .test_candidates import Student
 
@@ -217,8 +217,8 @@ def test_init_writes_an_adapter_that_passes(style, tmp_path, monkeypatch):
     assert "PASS" in text
 
 
-@pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
 def test_init_writes_a_c_adapter_that_builds_and_passes(tmp_path, monkeypatch):
+    required("cc")
     monkeypatch.chdir(tmp_path)
     _, (build, check) = start.write("c", None)
     build = build.replace("$(python ", f"$({sys.executable} ").replace("cc ", "cc -Wall -Wextra -Werror ", 1)

@@ -28,7 +28,7 @@ from .student import is_student
 
 JAX_ADAPTERS = {"jax": "jax_function", "equinox": "equinox_cell", "flax": "flax_cell", "haiku": "haiku_lstm", "keras": "keras_lstm"}
 KINDS = ("ref", "torch", "cmd", "lib", *JAX_ADAPTERS)  # what is no module when it stands before the colon
-PACKAGES = {"haiku": "dm-haiku"}  # where the package is not named as its module is
+PACKAGES = {"haiku": "dm-haiku", "torch": "PyTorch"}  # where the package is not named as its module is
 LOAD_SECONDS = 60.0  # importing a framework takes its time
 FORMS = (
     "module:attribute, file.py:attribute, ref:, torch:, torch:module:Class, "
@@ -156,10 +156,7 @@ def _from_file(path: pathlib.Path):
 
 
 def _torch(target: str, rest: str) -> Candidate:
-    try:
-        import torch
-    except ImportError:
-        raise TargetError(f"{target} needs PyTorch, which is not installed; install it with: pip install 'lstm-ref[torch]'") from None
+    torch = _installed("torch", target)
     from .torch_lstm import TorchError, TorchLayer, layout_of
 
     name, options = _options(rest, target)
@@ -220,11 +217,7 @@ def _jax(kind: str, rest: str, target: str) -> Candidate:
     name, options = _options(rest, target)
     if kind == "keras":
         os.environ.setdefault("KERAS_BACKEND", "jax")
-    try:
-        importlib.import_module(kind)
-    except ImportError:
-        package = PACKAGES.get(kind, kind)
-        raise TargetError(f"{target} needs {package}, which is not installed; install it with: pip install 'lstm-ref[{kind}]'") from None
+    _installed(kind, target)
     module, colon, path = name.rpartition(":")
     if colon:
         found = _attribute(module, path, target)
@@ -242,6 +235,15 @@ def _jax(kind: str, rest: str, target: str) -> Candidate:
     except (LayoutError, ContractError) as error:
         raise TargetError(f"{target}: {error}") from None
     return Candidate(target, "pullback", functools.partial(JaxLayer, adapter.function(found, options)), True, layout, supports)
+
+
+def _installed(kind: str, target: str):
+    """The module of a framework, which is named as the extra that installs it."""
+    try:
+        return importlib.import_module(kind)
+    except ImportError:
+        package = PACKAGES.get(kind, kind)
+        raise TargetError(f"{target} needs {package}, which is not installed; install it with: pip install 'lstm-ref[{kind}]'") from None
 
 
 def _options(text: str, target: str) -> tuple[str, dict]:
