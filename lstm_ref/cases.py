@@ -14,7 +14,8 @@ import numpy as np
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
-from .reference.symbols import BIASES, WEIGHTS, Sizes
+from .reference.symbols import Sizes
+from .reference.variant import TEXTBOOK, Variant, plain
 
 # regime -> scale of the weights, scale of the biases
 REGIMES = {
@@ -69,26 +70,31 @@ class Case:
         return "W_v" in self.inputs
 
 
-def build(spec: Spec, dtype: np.dtype, model: bool) -> Case:
-    """The arrays of a case, rounded to `dtype` and held in float64."""
-    T, B, D, H, K = spec.sizes
+def build(spec: Spec, dtype: np.dtype, model: bool, variant: Variant = TEXTBOOK) -> Case:
+    """The arrays of a case of a variant, rounded to `dtype` and held in float64."""
+    T, B, _, H, K = spec.sizes
     rng = np.random.default_rng(spec.seed)
     normal = rng.standard_normal
     weights, biases = REGIMES[spec.regime]
-    q = {"x": normal((T, B, D)), "h0": normal((B, H)), "c0": normal((B, H))}
-    q |= {k: weights * normal((H, H + D)) for k in WEIGHTS}
-    q |= {k: biases * _signs(rng, H) if spec.regime in SIGNED_BIAS else biases * normal(H) for k in BIASES}
-    cotangents = {"h": normal((T, B, H)), "h_T": normal((B, H)), "c_T": normal((B, H))}
+    shapes = variant.shapes(spec.sizes)
+    q = {k: normal(shapes[k]) for k in ("x", "h0", "c0")}
+    for k in variant.parameters:
+        if plain(k)[:2] == "b_":
+            q[k] = biases * (_signs(rng, H) if spec.regime in SIGNED_BIAS else normal(H))
+        else:
+            q[k] = (1.0 if plain(k)[:4] == "gain" else 0.0) + weights * normal(shapes[k])
+    cotangents = {k: normal(shapes[k]) for k in ("h", "h_T", "c_T")}
     if spec.regime == "shut":
-        q[BIASES[rng.integers(4)]] += SHUT_GATE
+        shut = [k for k in q if plain(k)[:2] == "b_"]
+        q[shut[rng.integers(len(shut))]] += SHUT_GATE
     if spec.regime == "zeros":
         q = {k: v * (rng.random(v.shape) < 0.5) for k, v in q.items()}
     if spec.regime == "mixed":
         q = {k: v * 10.0 ** rng.uniform(-3, 1, v.shape) for k, v in q.items()}
     if spec.initial_state == "zero":
-        q["h0"], q["c0"] = np.zeros((B, H)), np.zeros((B, H))
+        q["h0"], q["c0"] = np.zeros_like(q["h0"]), np.zeros_like(q["c0"])
     if model:
-        q["W_v"], q["b_v"] = spec.logits * normal((K, H)), spec.logits * normal(K)
+        q["W_v"], q["b_v"] = spec.logits * normal(shapes["W_v"]), spec.logits * normal(K)
         counted = rng.random((T, B)) < 0.8
         counted[0, 0] |= not counted.any()  # a mean over the weights needs one
         q["w"] = spec.cotangent_scale * rng.uniform(0.5, 2.0, (T, B)) * counted
@@ -98,6 +104,8 @@ def build(spec: Spec, dtype: np.dtype, model: bool) -> Case:
     inputs = {k: _rounded(v, dtype) for k, v in q.items()}
     if model:
         inputs["y"] = rng.integers(0, K, (T, B))
+    for k in variant.data:
+        inputs[k] = rng.integers(1, T + 1, B) if k == "lengths" else _mask(k, rng, shapes[k])
     return Case(spec, inputs, {k: _rounded(v, dtype) for k, v in cotangents.items()})
 
 
@@ -111,6 +119,12 @@ def _flowing_in(kind: str, s: dict, scale: float) -> dict:
     if kind == "last":
         s["h"][:-1] = 0
     return s
+
+
+def _mask(key: str, rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    """Ones and zeros; what is dropped is made up for by twos."""
+    ones = rng.random(shape) < {"mask": 0.75, "drop": 0.5, "zone": 0.3}[key[:4]]
+    return ones * (2.0 if key[:4] == "drop" else 1.0)
 
 
 def _rounded(q: np.ndarray, dtype: np.dtype) -> np.ndarray:
@@ -221,9 +235,9 @@ def smaller(spec: Spec) -> Iterator[Spec]:
         for size in sorted({1, 2, have // 2, have - 1} - {0, have}):
             if size < have:
                 yield replace(spec, sizes=n._replace(**{axis: size}))
-    for plain in ({"regime": "ordinary"}, {"cotangent_scale": 1.0}, {"memory": "plain"}, {"initial_state": "zero"}, {"logits": 1.0}):
-        if any(getattr(spec, k) != v for k, v in plain.items()):
-            yield replace(spec, **plain)
+    for simple in ({"regime": "ordinary"}, {"cotangent_scale": 1.0}, {"memory": "plain"}, {"initial_state": "zero"}, {"logits": 1.0}):
+        if any(getattr(spec, k) != v for k, v in simple.items()):
+            yield replace(spec, **simple)
     if spec.cotangents == "all":
         for kind in ("last", "h_T", "c_T", "h"):
             yield replace(spec, cotangents=kind)

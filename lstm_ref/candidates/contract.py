@@ -22,6 +22,7 @@ import numpy as np
 
 from ..reference.symbols import (
     BIASES,
+    HEAD,
     LAYER_INPUTS,
     LAYER_INTERMEDIATES,
     LAYER_OUTPUTS,
@@ -30,6 +31,7 @@ from ..reference.symbols import (
     Sizes,
     shape,
 )
+from ..reference.variant import DATA, TEXTBOOK, Variant, plain
 from .layout import PRESETS, Layout, blocks_in, decode, encode, encode_by_time
 
 CALL_SECONDS = 6.0  # a framework's first call compiles; a run in which one call hangs still ends within ten
@@ -142,6 +144,7 @@ class Candidate:
     supports: Supports = field(default_factory=Supports)
     reduction: str = "sum"
     taps: bool = False
+    variant: Variant = TEXTBOOK
 
     @property
     def model(self) -> bool:
@@ -150,10 +153,16 @@ class Candidate:
     @property
     def gradient_names(self) -> tuple[str, ...]:
         """The gradients that are due, by what they are of."""
-        names = MODEL_INPUTS if self.model else LAYER_INPUTS
+        names = (*self.variant.inputs, *HEAD) if self.model else self.variant.inputs
         absent = set(self.supports.missing) | ({"h0_gradient", "c0_gradient"} if not self.supports.initial_state else set())
         absent |= {f"{k}_gradient" for k in BIASES} if self.layout.biases == 0 else set()
-        return () if self.kind == "forward" else tuple(k for k in names if f"{k}_gradient" not in absent)
+        return () if self.kind == "forward" else tuple(k for k in names if f"{plain(k)}_gradient" not in absent)
+
+    @property
+    def outputs_due(self) -> tuple[str, ...]:
+        """The outputs that a layer must return."""
+        due = ("h", "c_T") if self.variant.h_T_is_last_h else LAYER_OUTPUTS
+        return tuple(k for k in due if k not in self.supports.missing)
 
 
 class Answer(NamedTuple):
@@ -181,18 +190,29 @@ class Call:
 def prepare(candidate: Candidate, inputs: dict, dtype: np.dtype, memory: str = "plain") -> Call:
     """The candidate's own arrays for textbook inputs. `memory` is "plain", "readonly" or "noncontiguous"."""
     T, B, D = inputs["x"].shape
-    n = Sizes(T, B, D, inputs["h0"].shape[-1], inputs["W_v"].shape[0] if "W_v" in inputs else 1)
-    names = (
-        {*MODEL_INPUTS, *MODEL_INTERMEDIATES, *LAYER_OUTPUTS} if candidate.model else {*LAYER_INPUTS, *LAYER_INTERMEDIATES, *LAYER_OUTPUTS}
-    )
-    shapes = {k: shape(k, n) for k in names}
+    n = Sizes(T, B, D, inputs["c0"].shape[-1], inputs["W_v"].shape[0] if "W_v" in inputs else 1)
+    shapes = _shapes(candidate, n)
     user = {k: placed(v, memory) for k, v in encode(candidate.layout, inputs, dtype).items()}
     return Call(candidate, user, shapes, _own_shapes(candidate.layout, user, shapes), dtype, n)
 
 
+def _shapes(candidate: Candidate, n: Sizes) -> dict[str, tuple[int, ...]]:
+    """Everything that the candidate is given or may return, by textbook names."""
+    v, model = candidate.variant, candidate.model
+    if v.textbook:
+        names = {*MODEL_INPUTS, *MODEL_INTERMEDIATES, *LAYER_OUTPUTS} if model else {*LAYER_INPUTS, *LAYER_INTERMEDIATES, *LAYER_OUTPUTS}
+        return {k: shape(k, n) for k in names}
+    every = v.shapes(n)
+    return {k: every[k] for k in (*v.inputs, *v.data, *LAYER_OUTPUTS, *(HEAD if model else ()))}
+
+
 def moved(call: Call, base: dict, along: dict, step: complex, dtype: np.dtype) -> Call:
     """The same call a step along a direction; `base` and `along` are in the candidate's layout, `along` where it is not zero."""
-    inputs = {k: v.copy() if v.dtype.kind == "i" else (v + step * along[k] if k in along else v).astype(dtype) for k, v in base.items()}
+    given = {call.candidate.layout.name(k) for k in call.candidate.variant.data}  # masks stay real
+    inputs = {
+        k: v.copy() if v.dtype.kind == "i" or k in given else (v + step * along[k] if k in along else v).astype(dtype)
+        for k, v in base.items()
+    }
     return replace(call, inputs=inputs, dtype=dtype)
 
 
@@ -204,9 +224,9 @@ def direction(candidate: Candidate, inputs: dict, name: str, values: np.ndarray,
         layout = replace(layout, biases=1, names={**layout.names, "b": layout.name(part)})
     if name in ("W_v", "b_v"):
         return {layout.name(name): values}
-    if layout == PRESETS["textbook"]:
+    if layout == PRESETS["textbook"] and "." not in name:
         return {name: values}
-    zeros = {k: np.zeros(v.shape) for k, v in inputs.items() if k not in ("y", "w")}
+    zeros = {k: np.zeros(v.shape) for k, v in inputs.items() if k not in ("y", "w", *candidate.variant.data)}
     moved = encode(replace(layout, forget_bias=0.0), {**zeros, name: values}, np.dtype(np.float64))
     return {k: v for k, v in moved.items() if v.any()}
 
@@ -230,7 +250,7 @@ def forward(call: Call, instance, taps: dict | None = None) -> Answer:
         outputs, _ = _pair(guarded(call, "pullback", instance.pullback, call.inputs), "pullback", "(outputs, pull)")
     else:
         outputs = guarded(call, "forward", instance.forward, call.inputs, *extra)
-    return answer(call, outputs, "forward", LAYER_OUTPUTS, read=LAYER_OUTPUTS)
+    return answer(call, outputs, "forward", call.candidate.outputs_due, read=LAYER_OUTPUTS)
 
 
 def run(call: Call, instance, cotangents: dict) -> tuple[Answer, Answer]:
@@ -256,7 +276,7 @@ def start(call: Call, instance) -> tuple[Answer, Callable[[dict], Answer]]:
         def pull(cotangents):
             return instance.vjp(call.inputs, cotangents)
 
-    outputs = answer(call, outputs, "forward", LAYER_OUTPUTS)
+    outputs = answer(call, outputs, "forward", candidate.outputs_due)
 
     def gradients(cotangents: dict) -> Answer:
         user = cotangents_for(call, outputs, cotangents)
@@ -289,8 +309,9 @@ def cotangents_for(call: Call, outputs: Answer, cotangents: dict) -> dict[str, n
     """Cotangents keyed as the candidate's outputs are; s_h goes onto the last h where h_T is no output of its own."""
     s = dict(cotangents)
     if "h_T" not in outputs.arrays:
-        s["h"] = s["h"].copy()
-        s["h"][-1] = s["h"][-1] + s["h_T"]
+        if call.candidate.variant.h_T_is_last_h:
+            s["h"] = s["h"].copy()
+            s["h"][-1] = s["h"][-1] + s["h_T"]
         del s["h_T"]
     if "c_T" not in outputs.arrays:
         del s["c_T"]
@@ -342,28 +363,26 @@ def answer(call: Call, returned, where: str, due: tuple[str, ...], read: tuple[s
             else:
                 good[name] = array.astype(np.complex128 if np.iscomplexobj(array) else np.float64)
         if fault is not None:
-            faults |= dict.fromkeys(blocks_in(layout, name), fault)
+            faults |= dict.fromkeys(blocks_in(layout, name, tuple(call.shapes)), fault)
     arrays = decode(layout, good, call.shapes)
-    if missing := [k for k in due if k not in arrays and k not in faults and _is_due(call, k)]:
+    if missing := [k for k in due if k not in arrays and k not in faults]:
         what = "output" if where == "forward" else "gradient of"
-        declared = ", ".join(f'"{k}": False' if where == "forward" else f'"{k}_gradient": False' for k in missing)
+        absent = dict.fromkeys(map(plain, missing))
+        declared = ", ".join(f'"{k}": False' if where == "forward" else f'"{k}_gradient": False' for k in absent)
         keys = ", ".join(sorted(map(str, returned))) or "none"
         sentence = f"{where} returned no {what} {', '.join(missing)} (keys: {keys}); return it, or declare supports = {{{declared}}}"
         faults |= dict.fromkeys(missing, Finding("contract.keys", sentence))
     return Answer(arrays, faults, raw)
 
 
-def _is_due(call: Call, name: str) -> bool:
-    return name not in ("h_T", *call.candidate.supports.missing)
-
-
 def _own_shapes(layout: Layout, user: dict, shapes: dict) -> dict[str, tuple[int, ...]]:
     """The shape that is due for every name the candidate may return."""
-    data = (layout.name("y"), layout.name("w")) if "W_v" in shapes else ()  # at layer level a weight may have that name
-    own = {k: v.shape for k, v in user.items() if k not in data}
+    data = {layout.name(k) for k in (*DATA, "y", "w")} if "W_v" in shapes else {layout.name(k) for k in DATA if k in shapes}
+    own = {k: v.shape for k, v in user.items() if k not in data}  # at layer level a weight may have the name of y
     for key, due in shapes.items():
-        if key not in MODEL_INPUTS:
-            own[layout.name(key)] = (due[1], due[0], *due[2:]) if layout.batch_first and len(due) == 3 else due
+        if key in LAYER_OUTPUTS or key in MODEL_INTERMEDIATES:
+            timed = layout.batch_first and len(due) == 3 and key[-2:] != "_T"
+            own[layout.name(key)] = (due[1], due[0], *due[2:]) if timed else due
     return own
 
 

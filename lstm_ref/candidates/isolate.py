@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from ..reference.variant import parse as parse_variant
 from .contract import REDUCTIONS, Candidate, Finding, Returned, Supports, TimeLimit, Told, parse_supports, time_limit
 from .layout import Layout
 from .load import LOAD_SECONDS, TargetError, load
@@ -88,7 +89,8 @@ def _face(home: Home, n: int, told: dict) -> Candidate:
         return instance
 
     layout = Layout(**told["layout"])
-    return Candidate(told["name"], told["kind"], make, bool(told["factory"]), layout, supports, told["reduction"], bool(told["taps"]))
+    known = (layout, supports, told["reduction"], bool(told["taps"]), parse_variant(told["variant"]))
+    return Candidate(told["name"], told["kind"], make, bool(told["factory"]), *known)
 
 
 class Home:

@@ -10,11 +10,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..reference.symbols import BIASES, GATES, WEIGHTS
+from ..reference.symbols import GATES
+from ..reference.variant import DATA, plain
 
 JOINTS = ("hx", "xh", "split")
-_GATE_KEYS = ("W", "W_x", "W_h", "b", "b_x", "b_h")
-_PLAIN_KEYS = ("x", "h0", "c0", "h", "h_T", "c_T", "W_v", "b_v", "y", "w")
+_GATE_KEYS = ("W", "W_x", "W_h", "b", "b_x", "b_h", "p", "gain")
+_STATES = ("h0", "c0", "h_T", "c_T")
+_PLAIN_KEYS = ("x", "h", *_STATES, "W_r", "W_v", "b_v", "y", "w", *DATA)
+_BY_GATE = tuple(f"{kind}_{k}" for kind in ("W", "b", "p", "gain") for k in GATES)
 
 
 class LayoutError(ValueError):
@@ -25,7 +28,7 @@ class LayoutError(ValueError):
 class Layout:
     """How weights, biases and time lie in a candidate's arrays.
 
-    order         the four gates, as letters: i, f, o and g or c for the candidate cell state
+    order         the four gates, as letters: i, f, o and g or c for the candidate cell state; gates without arrays are passed over
     packed        the four gates in one array, in `order`, instead of four arrays
     interleaved   packed unit by unit (row 4j+k is gate k of unit j) instead of gate by gate
     joint         "hx" or "xh": one weight on [h, x] or [x, h]; "split": one for x and one for h
@@ -35,7 +38,9 @@ class Layout:
     batch_first   x and h are (B, T, ·) instead of (T, B, ·); states stay (B, H)
     names         the candidate's name for each array: keys `x h0 c0 h h_T c_T W_v b_v y w`, and
                   `W`, `b` (joint) or `W_x`, `W_h` (split), `b_x`, `b_h` (two biases); a name of one gate's array
-                  holds "{gate}", which stands for its letter in `order`
+                  holds "{gate}", which stands for its letter in `order`. Of a variant also `p` (peepholes), `gain`, `W_r`,
+                  `mask`, `lengths`, `zone_h`, `zone_c`, `drop_x`, `drop_h`, `drop_c_tilde`. With several layers "{layer}" stands
+                  for the layer, counted from 0, else `_l0` is appended; the reverse direction appends `_reverse`
     """
 
     order: str = "fico"
@@ -61,9 +66,19 @@ class Layout:
         if unknown := set(self.names) - known:
             raise LayoutError(f"layout names has {sorted(unknown)}; it may hold {sorted(known)}")
 
-    def name(self, key: str) -> str:
+    def name(self, key: str, suffix: str = "") -> str:
+        """The candidate's name of an array, in the place that the suffix of a textbook key stands for."""
         default = key + "_{gate}" if key in _GATE_KEYS and not self.packed else key
-        return self.names.get(key, default)
+        name = self.names.get(key, default)
+        if not suffix and "{layer}" not in name:
+            return name
+        layer, _, reverse = suffix.removeprefix(".l").partition(".")
+        at_layer = name.replace("{layer}", layer or "0") if "{layer}" in name else f"{name}_l{layer}"
+        return at_layer + (f"_{reverse}" if reverse else "")
+
+    def name_of(self, key: str) -> str:
+        """The candidate's name of a textbook array that no gate shares, "W_r.l1" say."""
+        return self.name(plain(key), key[len(plain(key)) :])
 
     @property
     def parts(self) -> tuple[tuple[str, str], ...]:
@@ -79,7 +94,13 @@ PRESETS = {
         packed=True,
         joint="split",
         biases=2,
-        names={"W_x": "weight_ih_l0", "W_h": "weight_hh_l0", "b_x": "bias_ih_l0", "b_h": "bias_hh_l0"},
+        names={
+            "W_x": "weight_ih_l{layer}",
+            "W_h": "weight_hh_l{layer}",
+            "b_x": "bias_ih_l{layer}",
+            "b_h": "bias_hh_l{layer}",
+            "W_r": "weight_hr_l{layer}",
+        },
     ),
     "keras": Layout(
         order="ifco",
@@ -110,37 +131,49 @@ def resolve(layout) -> Layout:
 
 
 def encode(layout: Layout, inputs: dict, dtype: np.dtype) -> dict[str, np.ndarray]:
-    """Textbook inputs as the candidate's arrays, rounded to `dtype` (complex values stay complex)."""
-    H = inputs["h0"].shape[-1]
-    user = {layout.name(k): _time(layout, inputs[k]) for k in ("x",)}
+    """Textbook inputs as the candidate's arrays, rounded to `dtype` (complex values stay complex, whole numbers whole)."""
+    P = inputs["h0"].shape[-1]
+    user = {layout.name("x"): _time(layout, "x", inputs["x"])}
     user |= {layout.name(k): inputs[k] for k in ("h0", "c0")}
-    for key, part in layout.parts:
-        blocks = {k: _part(inputs[f"W_{k}"], part, H) for k in GATES} if part != "b" else _biases(layout, inputs)
-        user |= _join(layout, key, blocks)
+    for suffix in _suffixes(inputs):
+        for key, part in layout.parts:
+            kind = "b" if part == "b" else "W"
+            blocks = {k: inputs[f"{kind}_{k}{suffix}"] for k in GATES if f"{kind}_{k}{suffix}" in inputs}
+            blocks = _biases(layout, blocks) if part == "b" else {k: _part(W, part, P) for k, W in blocks.items()}
+            user |= _join(layout, key, blocks, suffix)
+        for key in ("p", "gain"):
+            blocks = {k: inputs[f"{key}_{k}{suffix}"] for k in GATES if f"{key}_{k}{suffix}" in inputs}
+            user |= _join(layout, key, blocks, suffix) if blocks else {}
+        if f"W_r{suffix}" in inputs:
+            W_r = inputs[f"W_r{suffix}"]
+            user[layout.name("W_r", suffix)] = W_r.T if layout.transposed else W_r
     for k in ("W_v", "b_v"):
         if k in inputs:
             user[layout.name(k)] = inputs[k]
     user = {k: np.array(v if np.iscomplexobj(v) else v.astype(dtype), order="C") for k, v in user.items()}
-    if "y" in inputs:
-        user[layout.name("y")] = np.array(_time(layout, inputs["y"]))
-        user[layout.name("w")] = np.array(_time(layout, inputs["w"]).astype(dtype))
+    for k in ("y", "w", *DATA):
+        if k in inputs:
+            whole = inputs[k].dtype.kind == "i"
+            user[layout.name(k)] = np.array(_time(layout, k, inputs[k]).astype(inputs[k].dtype if whole else dtype))
     return user
 
 
 def effective(layout: Layout, inputs: dict, dtype: np.dtype) -> dict[str, np.ndarray]:
     """The textbook inputs that the candidate really computes with: `inputs` but for what conversion cannot keep."""
     inputs = dict(inputs)
-    if layout.forget_bias:
-        stored = (inputs["b_f"] - layout.forget_bias).astype(dtype).astype(np.float64)
-        inputs["b_f"] = stored + layout.forget_bias
-    if layout.biases == 0:
-        inputs |= {k: np.full_like(inputs[k], layout.forget_bias if k == "b_f" else 0.0) for k in BIASES}
+    for k in [k for k in inputs if plain(k)[:2] == "b_" and plain(k) != "b_v"]:
+        constant = layout.forget_bias if plain(k) == "b_f" else 0.0
+        if layout.biases == 0:
+            inputs[k] = np.full_like(inputs[k], constant)
+        elif constant:
+            stored = (inputs[k] - constant).astype(dtype).astype(np.float64)
+            inputs[k] = stored + constant
     return inputs
 
 
 def encode_by_time(layout: Layout, arrays: dict, dtype: np.dtype) -> dict[str, np.ndarray]:
     """Cotangents or taps, keyed as outputs, as the candidate's arrays."""
-    return {layout.name(k): np.array((_time(layout, v) if v.ndim == 3 else v).astype(dtype), order="C") for k, v in arrays.items()}
+    return {layout.name(k): np.array(_time(layout, k, v).astype(dtype), order="C") for k, v in arrays.items()}
 
 
 def decode(layout: Layout, user: dict, key_shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
@@ -148,52 +181,61 @@ def decode(layout: Layout, user: dict, key_shapes: dict[str, tuple[int, ...]]) -
 
     `key_shapes` holds the textbook shapes of everything that may be there; what is absent stays absent.
     """
-    if layout == PRESETS["textbook"]:
+    suffixes = _suffixes(key_shapes)
+    if layout == PRESETS["textbook"] and suffixes == ("",):
         return dict(user)
-    H = key_shapes["h0"][-1]
+    P = key_shapes["h0"][-1]
     found: dict[str, np.ndarray] = {}
     for key in key_shapes:
-        name = layout.name(key) if key not in (*WEIGHTS, *BIASES) else None
-        if name is not None and name in user:
-            found[key] = _time(layout, user[name]) if len(key_shapes[key]) == 3 else user[name]
-    pieces: dict[str, dict[str, np.ndarray]] = {}
-    for key, part in layout.parts:
-        for k, block in _split(layout, key, user).items():
-            if part != "b":
-                pieces.setdefault(k, {})[part] = block
-            else:
-                found[f"b_{k}.second" if key == "b_h" else f"b_{k}"] = block
-    for k, piece in pieces.items():
-        if "hx" in piece:
-            found[f"W_{k}"] = piece["hx"]
-        elif "xh" in piece:
-            D = piece["xh"].shape[-1] - H
-            found[f"W_{k}"] = np.concatenate([piece["xh"][:, D:], piece["xh"][:, :D]], axis=-1)
-        elif "x" in piece and "h" in piece:
-            found[f"W_{k}"] = np.concatenate([piece["h"], piece["x"]], axis=-1)
+        if plain(key) in _BY_GATE or (name := layout.name_of(key)) not in user:
+            continue
+        found[key] = user[name].T if plain(key) == "W_r" and layout.transposed else _time(layout, key, user[name])
+    for suffix in suffixes:
+        pieces: dict[str, dict[str, np.ndarray]] = {}
+        for key, part in (*layout.parts, ("p", "p"), ("gain", "gain")):
+            kind = part if part in ("b", "p", "gain") else "W"
+            gates = [k for k in GATES if f"{kind}_{k}{suffix}" in key_shapes]
+            for k, block in _split(layout, key, user, gates, suffix).items():
+                if kind == "W":
+                    pieces.setdefault(k, {})[part] = block
+                else:
+                    found[f"{kind}_{k}{suffix}" + (".second" if key == "b_h" else "")] = block
+        for k, piece in pieces.items():
+            if "hx" in piece:
+                found[f"W_{k}{suffix}"] = piece["hx"]
+            elif "xh" in piece:
+                D = piece["xh"].shape[-1] - P
+                found[f"W_{k}{suffix}"] = np.concatenate([piece["xh"][:, D:], piece["xh"][:, :D]], axis=-1)
+            elif "x" in piece and "h" in piece:
+                found[f"W_{k}{suffix}"] = np.concatenate([piece["h"], piece["x"]], axis=-1)
     return found
 
 
-def blocks_in(layout: Layout, name: str) -> tuple[str, ...]:
-    """The textbook blocks that the candidate's array `name` holds, for messages about it."""
-    for key, part in layout.parts:
-        kind = "b" if part == "b" else "W"
-        for letter in layout.order:
-            if layout.name(key).replace("{gate}", letter) == name:
-                gates = GATES if layout.packed else (_gate(letter),)
-                return tuple(f"{kind}_{k}" for k in gates)
-    for key in _PLAIN_KEYS:
-        if layout.name(key) == name:
-            return (key,)
-    return (name,)
+def blocks_in(layout: Layout, name: str, keys) -> tuple[str, ...]:
+    """The textbook blocks, of those of `keys`, that the candidate's array `name` holds, for messages about it."""
+    for suffix in _suffixes(keys):
+        for key, part in (*layout.parts, ("p", "p"), ("gain", "gain")):
+            kind = part if part in ("b", "p", "gain") else "W"
+            for letter in layout.order:
+                if layout.name(key, suffix).replace("{gate}", letter) == name:
+                    gates = GATES if layout.packed else (_gate(letter),)
+                    return tuple(f"{kind}_{k}{suffix}" for k in gates if f"{kind}_{k}{suffix}" in keys)
+    return tuple(key for key in keys if plain(key) not in _BY_GATE and layout.name_of(key) == name) or (name,)
+
+
+def _suffixes(keys) -> tuple[str, ...]:
+    """The places that textbook keys belong to: every one has weights of the candidate cell state."""
+    return tuple(k[len("W_c") :] for k in keys if k[:3] == "W_c")
 
 
 def _gate(letter: str) -> str:
     return "c" if letter == "g" else letter
 
 
-def _time(layout: Layout, q: np.ndarray) -> np.ndarray:
-    return np.swapaxes(q, 0, 1) if layout.batch_first else q
+def _time(layout: Layout, key: str, q: np.ndarray) -> np.ndarray:
+    """Time and batch exchanged where the candidate has the batch first, in arrays that have both."""
+    both = key in ("y", "w", "mask") or (q.ndim == 3 and key not in _STATES)
+    return np.swapaxes(q, 0, 1) if layout.batch_first and both else q
 
 
 def _part(W: np.ndarray, part: str, H: int) -> np.ndarray:
@@ -201,30 +243,32 @@ def _part(W: np.ndarray, part: str, H: int) -> np.ndarray:
     return {"hx": W, "xh": np.concatenate([x, h], axis=-1), "x": x, "h": h}[part]
 
 
-def _biases(layout: Layout, inputs: dict) -> dict[str, np.ndarray]:
+def _biases(layout: Layout, blocks: dict) -> dict[str, np.ndarray]:
     share = 1 / layout.biases  # halves are exact
-    return {k: (inputs[f"b_{k}"] - (layout.forget_bias if k == "f" else 0.0)) * share for k in GATES}
+    return {k: (b - (layout.forget_bias if k == "f" else 0.0)) * share for k, b in blocks.items()}
 
 
-def _join(layout: Layout, key: str, blocks: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    ordered = [blocks[_gate(letter)] for letter in layout.order]
+def _join(layout: Layout, key: str, blocks: dict[str, np.ndarray], suffix: str) -> dict[str, np.ndarray]:
+    letters = [letter for letter in layout.order if _gate(letter) in blocks]
+    ordered, name = [blocks[_gate(letter)] for letter in letters], layout.name(key, suffix)
     if not layout.packed:
-        names = [layout.name(key).replace("{gate}", letter) for letter in layout.order]
+        names = [name.replace("{gate}", letter) for letter in letters]
         return {n: b.T if layout.transposed else b for n, b in zip(names, ordered, strict=True)}
     joined = np.stack(ordered, axis=1 if layout.interleaved else 0)
     joined = joined.reshape(-1, *joined.shape[2:])
-    return {layout.name(key): joined.T if layout.transposed else joined}
+    return {name: joined.T if layout.transposed else joined}
 
 
-def _split(layout: Layout, key: str, user: dict) -> dict[str, np.ndarray]:
+def _split(layout: Layout, key: str, user: dict, gates: list[str], suffix: str) -> dict[str, np.ndarray]:
+    letters, name = [letter for letter in layout.order if _gate(letter) in gates], layout.name(key, suffix)
     if not layout.packed:
-        names = {_gate(letter): layout.name(key).replace("{gate}", letter) for letter in layout.order}
+        names = {_gate(letter): name.replace("{gate}", letter) for letter in letters}
         return {k: user[n].T if layout.transposed else user[n] for k, n in names.items() if n in user}
-    if layout.name(key) not in user:
+    if name not in user or not letters:
         return {}
-    joined = user[layout.name(key)]
+    joined = user[name]
     joined = joined.T if layout.transposed else joined
     if layout.interleaved:
-        return {_gate(letter): joined[n::4] for n, letter in enumerate(layout.order)}
-    H = joined.shape[0] // 4
-    return {_gate(letter): joined[n * H : (n + 1) * H] for n, letter in enumerate(layout.order)}
+        return {_gate(letter): joined[n :: len(letters)] for n, letter in enumerate(letters)}
+    H = joined.shape[0] // len(letters)
+    return {_gate(letter): joined[n * H : (n + 1) * H] for n, letter in enumerate(letters)}

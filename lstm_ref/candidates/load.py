@@ -22,6 +22,8 @@ import sys
 
 import numpy as np
 
+from ..reference.variant import VariantError
+from ..reference.variant import parse as parse_variant
 from .contract import REDUCTIONS, Candidate, ContractError, TimeLimit, accepts_taps, parse_supports, time_limit
 from .layout import LayoutError, resolve
 from .student import is_student
@@ -81,9 +83,10 @@ def plug(thing, name: str | None = None) -> list[Candidate]:
     try:
         layout = resolve(getattr(instance, "layout", None))
         supports = parse_supports(getattr(instance, "supports", None))
-    except (LayoutError, ContractError) as error:
+        variant = parse_variant(getattr(instance, "variant", None))
+    except (LayoutError, ContractError, VariantError) as error:
         raise TargetError(f"{name}: {error}") from None
-    return [Candidate(name, way, make, factory, layout, supports, reduction, accepts_taps(instance)) for way in ways]
+    return [Candidate(name, way, make, factory, layout, supports, reduction, accepts_taps(instance), variant) for way in ways]
 
 
 def _ways(thing) -> list[str]:
@@ -232,9 +235,11 @@ def _jax(kind: str, rest: str, target: str) -> Candidate:
     try:
         layout = resolve(found.layout) if getattr(found, "layout", None) is not None else adapter.LAYOUT
         supports = parse_supports(getattr(found, "supports", SIZES))
-    except (LayoutError, ContractError) as error:
+        variant = parse_variant(getattr(found, "variant", None))
+    except (LayoutError, ContractError, VariantError) as error:
         raise TargetError(f"{target}: {error}") from None
-    return Candidate(target, "pullback", functools.partial(JaxLayer, adapter.function(found, options)), True, layout, supports)
+    make = functools.partial(JaxLayer, adapter.function(found, options))
+    return Candidate(target, "pullback", make, True, layout, supports, variant=variant)
 
 
 def _installed(kind: str, target: str):

@@ -19,12 +19,13 @@ from subprocess import PIPE
 
 import numpy as np
 
+from ..reference.variant import parse as parse_variant
 from .contract import REDUCTIONS, Candidate, TimeLimit, parse_supports, time_limit
 from .layout import resolve
 from .load import LOAD_SECONDS, TargetError
 
 VERSION = 1
-KEYS = ("layout", "supports", "reduction", "calls")
+KEYS = ("layout", "supports", "reduction", "calls", "variant")
 CALLS = ("forward", "vjp", "loss_and_gradients")
 DTYPES = ("float64", "float32")
 LARGEST_REPLY = 2**28  # numbers
@@ -57,7 +58,7 @@ def _declared(told, name: str, process: Program) -> list[Candidate]:
         raise ValueError(f"a JSON object is due, with any of the keys {', '.join(KEYS)}")
     if unknown := sorted(set(told) - set(KEYS)):
         raise ValueError(f"it has the key {unknown[0]!r}; it may have {', '.join(KEYS)}")
-    layout, supports = resolve(told.get("layout")), parse_supports(told.get("supports"))
+    layout, supports, variant = resolve(told.get("layout")), parse_supports(told.get("supports")), parse_variant(told.get("variant"))
     if bad := [v for v in layout.names.values() if not isinstance(v, str) or v.split() != [v]]:
         raise ValueError(f"layout names has {bad[0]!r}; a name is a word without spaces")
     supports = dataclasses.replace(supports, dtypes=DTYPES if supports.dtypes is None else supports.dtypes)
@@ -70,7 +71,7 @@ def _declared(told, name: str, process: Program) -> list[Candidate]:
         raise ValueError(f"calls is {calls!r}; it is a list of {', '.join(CALLS)}, and forward is due where vjp is")
     kinds = ["vjp" if "vjp" in calls else "forward"] if "forward" in calls else []
     kinds += ["loss_and_gradients"] if "loss_and_gradients" in calls else []
-    return [Candidate(name, kind, lambda: process, False, layout, supports, reduction) for kind in kinds]
+    return [Candidate(name, kind, lambda: process, False, layout, supports, reduction, variant=variant) for kind in kinds]
 
 
 class Program:

@@ -324,6 +324,7 @@ def _told(face) -> dict:
     methods = [m for m in METHODS if callable(getattr(face.make(), m, None))]
     told = {k: getattr(face, k) for k in ("name", "kind", "factory", "reduction", "taps")}
     told |= {"layout": dataclasses.asdict(face.layout), "supports": dataclasses.asdict(face.supports), "methods": methods}
+    told["variant"] = dataclasses.asdict(face.variant)
     return json.loads(json.dumps(told, default=lambda v: v.item()))
 
 

@@ -58,7 +58,7 @@ def probes(candidate: Candidate, precision: tol.Precision, sizes=SIZES, change: 
         spec = fitted(cases.Spec(size, seed=100 + n), candidate)
         if spec.sizes.H * (spec.sizes.H + spec.sizes.D) * spec.sizes.T > LARGEST:
             continue
-        case = change(cases.build(spec, precision.dtype, candidate.model))
+        case = change(cases.build(spec, precision.dtype, candidate.model, candidate.variant))
         try:
             outputs, found = contract.run(contract.prepare(candidate, case.inputs, precision.dtype), bench.instance, case.cotangents)
         except Finding:

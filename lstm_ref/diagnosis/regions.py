@@ -55,7 +55,7 @@ def find(face: Candidate, precision: tol.Precision) -> tuple[Region, ...]:
 
 
 def _case(bench: Bench, sizes: Sizes = BASE, seed: int = SEEDS[0]) -> Case:
-    return cases.build(fitted(cases.Spec(sizes, seed=seed), bench.candidate), bench.precision.dtype, bench.candidate.model)
+    return bench.case(fitted(cases.Spec(sizes, seed=seed), bench.candidate))
 
 
 def _fails(bench: Bench, case: Case) -> bool | None:

@@ -106,7 +106,7 @@ def hold(one: Candidate, other: Candidate, precision: Precision, progress: Calla
     hung = bool(faults)
     for n, spec in enumerate(() if hung else specs):
         progress(n, len(specs), precision.name)
-        case = _on_the_same(cases.build(spec, precision.dtype, one.model), precision, one, other)
+        case = _on_the_same(cases.build(spec, precision.dtype, one.model, one.variant), precision, one, other)
         points = [Point(bench, case.inputs, case.cotangents) for bench in benches]
         found = []
         for name, bench in zip(names, benches, strict=True):
@@ -143,7 +143,7 @@ def _measure(bench: Bench) -> str:
     """Learn the precision that a candidate computes in, and whether it is the textbook's LSTM, whose conditions are known; a
     sentence where that precision is lower than its dtype."""
     specs = [fitted(cases.CORNERS[k], bench.candidate) for k in PRECISION_CORNERS]
-    built = [cases.build(s, bench.precision.dtype, bench.candidate.model) for s in specs]
+    built = [bench.case(s) for s in specs]
     precision = measure_precision(bench, built)
     found = judge(bench, built[0], with_differences=False).evidence.get("forward.J" if bench.candidate.model else "forward.h")
     bench.textbook = found is None or found.outcome != FAIL

@@ -41,7 +41,7 @@ def calibrate(face: Candidate, dtype: str, count: int, seed: int) -> list[Row]:
     found: dict[str, list[tuple]] = {}
     for spec in (*cases.CORNERS, *cases.drawn(count, seed)):
         spec = fitted(spec, face)
-        found.setdefault(spec.regime, []).extend(_blocks(bench, cases.build(spec, bench.precision.dtype, face.model)))
+        found.setdefault(spec.regime, []).extend(_blocks(bench, cases.build(spec, bench.precision.dtype, face.model, face.variant)))
     return [_row(face, dtype, regime, rows) for regime, rows in found.items()]
 
 

@@ -19,7 +19,7 @@ from ..candidates.student import loss_along
 from ..cases import Case
 from ..reference.symbols import LAYER_INTERMEDIATES, MODEL_INTERMEDIATES, Sizes
 from .judge import Bench, fitted, judge, measure_precision
-from .reading import Reading, Variant, find
+from .reading import Reading, find
 from .run import PRECISION_CORNERS
 from .student import SECONDS
 from .tolerances import Precision
@@ -83,7 +83,7 @@ def examine(face: Candidate, precision: Precision) -> Examination:
     if face.kind == "student":
         return _student(face)
     spec = fitted(cases.CORNERS[0], face)
-    case = cases.build(spec, precision.dtype, face.model)
+    case = cases.build(spec, precision.dtype, face.model, face.variant)
     call = contract.prepare(face, case.inputs, precision.dtype)
     given = _seen(call.inputs)
     instance = face.make()
@@ -95,14 +95,14 @@ def examine(face: Candidate, precision: Precision) -> Examination:
     if reading is not None:
         as_declared = not reading.words and not reading.declaration(face)
         forward = DECLARED if as_declared else OTHER
-        read = replace(face, layout=reading.layout, reduction=reading.reduction)
+        read = replace(face, layout=reading.layout, reduction=reading.reduction, variant=reading.variant)
     elif face.layout.name("h") in outputs or (face.model and not problems):
         forward = UNKNOWN
     bench = Bench(read, precision, instance)
     if answered and (reading is None or not reading.words):
         problems += _precision(bench)
         if reading is None and {"h", "J"} & set(bench.lower):  # no reading fits to a rounding finer than its own
-            forward, reading = DECLARED, Reading(face.layout, Variant(), face.reduction)
+            forward, reading = DECLARED, Reading(face.layout, face.variant, reduction=face.reduction)
     differences, why = "", ""
     if answered and not any(p.check in SURE for p in problems):
         differences, why = _differences(bench, case, call)
@@ -193,7 +193,7 @@ def _unused(call: Call, instance, case: Case) -> tuple[str, ...]:
 def _precision(bench: Bench) -> list[Problem]:
     specs = [fitted(cases.CORNERS[k], bench.candidate) for k in PRECISION_CORNERS]
     try:
-        found = measure_precision(bench, [cases.build(s, bench.precision.dtype, bench.candidate.model) for s in specs])
+        found = measure_precision(bench, [bench.case(s) for s in specs])
     except Finding as finding:
         return [Problem(finding.check, finding.sentence)]
     return [Problem("numerics.effective_precision", found.rule)] if found.outcome == FAIL else []

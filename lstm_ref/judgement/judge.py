@@ -7,11 +7,13 @@ from functools import cached_property
 
 import numpy as np
 
+from .. import cases
 from ..candidates import contract, layout
 from ..candidates.contract import Answer, Candidate, Finding
 from ..cases import Case, Spec
 from ..reference.symbols import LAYER_INTERMEDIATES, LAYER_OUTPUTS, WEIGHTS
-from ..truth import autodiff, differences
+from ..reference.variant import plain
+from ..truth import autodiff, differences, variants
 from . import tolerances as tol
 from .comparison import Block, compare, compare_all, compare_along, looks_like, worst_of
 from .tolerances import Condition, Precision
@@ -42,6 +44,10 @@ class Bench:
     refuted: dict[str, int] = field(default_factory=dict)
     textbook: bool = True
 
+    def case(self, spec: Spec) -> Case:
+        """The arrays of a case for this candidate."""
+        return cases.build(spec, self.precision.dtype, self.candidate.model, self.candidate.variant)
+
     def u(self, key: str) -> float:
         """The unit roundoff of a forward value ("h") or a gradient ("dh")."""
         return self.lower[key].u if key in self.lower else self.precision.u
@@ -62,7 +68,7 @@ class Point:
 
     @cached_property
     def truth(self) -> autodiff.Truth:
-        return autodiff.truth(self.seen, self.cotangents)
+        return variants.truth(self.bench.candidate.variant, self.seen, self.cotangents)
 
     @cached_property
     def lanes(self) -> tol.Lanes:
@@ -73,8 +79,10 @@ class Point:
         return self._noise(sigmoid_tail=True)
 
     def _noise(self, sigmoid_tail: bool) -> tol.Lanes:
-        offset = self.bench.candidate.layout.forget_bias
-        return tol.noisy_run(self.seen, self.cotangents, self.bench.precision, sigmoid_tail, offset)
+        candidate = self.bench.candidate
+        return tol.noisy_run(
+            self.seen, self.cotangents, self.bench.precision, sigmoid_tail, candidate.layout.forget_bias, candidate.variant
+        )
 
     @cached_property
     def conditions(self) -> dict[str, Condition]:
@@ -114,8 +122,9 @@ def fitted(spec: Spec, candidate: Candidate) -> Spec:
     spec = replace(spec, sizes=supports.fit(spec.sizes))
     if candidate.model:
         return replace(spec, cotangents="all")
-    if "c_T" in supports.missing:
-        spec = replace(spec, cotangents="h" if spec.cotangents in ("all", "c_T") else spec.cotangents)
+    unseen = {k for k in ("h_T", "c_T") if k in supports.missing} - ({"h_T"} if candidate.variant.h_T_is_last_h else set())
+    if unseen:
+        spec = replace(spec, cotangents="h" if spec.cotangents in ("all", *unseen) else spec.cotangents)
     if not supports.initial_state:
         spec = replace(spec, initial_state="zero")
     return replace(spec, logits=1.0)
@@ -187,7 +196,7 @@ def _initial_state(found: Judged, outputs: Answer, bench: Bench) -> Evidence:
     seen = outputs.arrays.get("h")
     for ignored in (("h0", "c0"), ("h0",), ("c0",)):
         zeros = {k: np.zeros_like(found.point.seen[k]) for k in ignored}
-        due = autodiff.truth({**found.point.seen, **zeros}, found.case.cotangents).values["h"]
+        due = variants.truth(bench.candidate.variant, {**found.point.seen, **zeros}, found.case.cotangents).values["h"]
         if seen is not None and compare("h", seen, due, found.point.conditions["h"], bench.precision, bench.u("h")).outcome == PASS:
             names = " and ".join(ignored)
             sentence = f"h is what it would be with {names} zero: {names} ignored"
@@ -201,19 +210,19 @@ def _judge_gradients(found: Judged, bench: Bench, forward_right: bool) -> None:
     for name, fault in answer.faults.items():
         if name not in bench.candidate.gradient_names:
             continue
-        for check in (f"grad.{name}.autodiff", f"grad.{name}.differences"):
+        for check in (f"grad.{plain(name)}.autodiff", f"grad.{plain(name)}.differences"):
             if fault.check != "contract.keys":
                 found.add(check, Evidence(FAIL, np.inf, name, rule=fault.sentence))
     if not forward_right:
         return  # the truth is another function's: only differences of its own forward pass can tell
     checks, blocks = [], []
     for key, seen in answer.arrays.items():
-        name, _, second = key.partition(".")
+        name = key.removesuffix(".second")
         kind = "inter" if name in BY_STEP else "grad"
         if kind == "grad" and name not in bench.candidate.gradient_names:
             continue  # declared as not provided
-        told = f"{name} of {bench.candidate.layout.name('b_h')}" if second else name
-        checks.append(f"{kind}.{name}.autodiff")
+        told = f"{name} of {bench.candidate.layout.name('b_h')}" if name != key else name
+        checks.append(f"{kind}.{plain(name)}.autodiff")
         blocks.append((told, seen, point.truth.gradients[name], f"d{name}"))
     for check, evidence in zip(checks, held_against_autodiff(found, blocks, bench), strict=True):
         found.add(check, evidence)
@@ -236,7 +245,8 @@ def _second_look(found: Judged, block: tuple, evidence: Evidence, bench: Bench) 
         found.add("contract.finite", evidence)
     if evidence.outcome != FAIL or not np.isfinite(evidence.ratio):
         return evidence
-    smallest_gate = min(float(np.abs(point.conditions[k].clean).min()) for k in ("f", "i", "o"))
+    gates = [k for k in ("f", "i", "o") if k in point.conditions]
+    smallest_gate = min((float(np.abs(point.conditions[k].clean).min()) for k in gates), default=0.0)
     if evidence.ratio * smallest_gate > tol.KAPPA:
         return evidence  # absolute noise on σ is at most 1/σ times the relative: that cannot explain this
     again = compare(name, seen, due, point.tail_conditions[key], bench.precision, bench.u(key))
@@ -268,7 +278,7 @@ def _judge_differences(found: Judged, bench: Bench, call: contract.Call, forward
                 evidence = _one_difference(bench, case, k, told, seen, direction, J, rounding, limits[k])
             except Finding as finding:
                 evidence = Evidence(UNRESOLVED, quantity=told, rule=finding.sentence)
-            found.add(f"{kind}.{k}.differences", evidence)
+            found.add(f"{kind}.{plain(k)}.differences", evidence)
             bench.refuted[k] = bench.refuted.get(k, 0) + (part is None and evidence.outcome == FAIL)
 
 
@@ -396,13 +406,13 @@ def measure_precision(bench: Bench, cases: list[Case]) -> Evidence:
                 raise
             return Evidence(PASS)  # contract.call will say it
         blocks = [(k, v, point.truth.values[k], k) for k, v in outputs.arrays.items()]
-        blocks += [(k, v, point.truth.gradients[k], f"d{k}") for k, v in gradients.arrays.items() if "." not in k]
+        blocks += [(k, v, point.truth.gradients[k], f"d{k}") for k, v in gradients.arrays.items() if k in point.truth.gradients]
         for k, seen, due, key in blocks:
             condition = point.conditions[key]
             own = compare(k, seen, due, condition, p).outcome == FAIL
             passes = compare(k, seen, due, condition, p, lower.u).outcome != FAIL
-            H = seen.shape[0] if k in WEIGHTS else 0
-            parts = [(seen[:, :H], due[:, :H]), (seen[:, H:], due[:, H:])] if H else [(seen, due)]  # W_h and W_x may be two arrays
+            P = case.inputs["h0"].shape[-1] if plain(k) in WEIGHTS else 0
+            parts = [(seen[:, :P], due[:, :P]), (seen[:, P:], due[:, P:])] if P else [(seen, due)]  # W_h and W_x may be two arrays
             votes.setdefault(key, []).append(own and passes and any(looks_like(*part, lower.dtype, lower.u) for part in parts))
     bench.lower = {key: lower for key, v in votes.items() if all(v)}
     if {"h", "J"} & set(bench.lower):
@@ -428,7 +438,7 @@ def truth_holds(bench: Bench, case: Case, name: str, index: tuple[int, ...]) -> 
 
     def J(step):
         moved = {**point.seen, name: point.seen[name] + step * direction}
-        values = autodiff.truth(moved, case.cotangents).values
+        values = variants.truth(bench.candidate.variant, moved, case.cotangents).values
         return float(values["J"] if case.model else functional(values, case.cotangents))
 
     float64 = tol.PRECISIONS["float64"]

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..candidates import contract
 from ..candidates.contract import Finding
-from ..reference.symbols import BIASES, WEIGHTS
+from ..reference.variant import plain
 from ..truth import differences
 from . import tolerances as tol
 from .comparison import worst_of
@@ -20,6 +20,7 @@ from .verdict import FAIL, PASS, UNRESOLVED, Evidence
 FACTOR, SMALL_FACTOR = 1024.0, 8.0  # powers of two scale without rounding; the small one is for float16's range
 PROBE = 2.0**-5  # step of the two runs that choose a direction for the symmetry law
 BY_BATCH = ("x", "h0", "c0")
+BY_STEP = ("x", "y", "w", "mask", "zone_h", "zone_c", "drop_x", "drop_h", "drop_c_tilde")  # inputs with an axis of time
 
 
 def judge_laws(bench: Bench, judged: Judged, wanted) -> dict[str, Evidence]:
@@ -125,40 +126,56 @@ def _zero_cotangent(bench: Bench, judged: Judged) -> Evidence:
 
 def _time_split(bench: Bench, judged: Judged) -> Evidence | None:
     point, supports = judged.point, bench.candidate.supports
-    n = judged.case.spec.sizes
-    T, B, H = n.T, n.B, n.H
+    T = judged.case.spec.sizes.T
     base = _base(judged)
-    if T < 2 or "c_T" in supports.missing or not supports.initial_state or not {"h0", "c0"} <= set(base) or "T" in supports.sizes:
+    variant = bench.candidate.variant
+    if not variant.splits_in_time or T < 2 or "T" in supports.sizes:
+        return None
+    if "c_T" in supports.missing or not supports.initial_state or not {"h0", "c0"} <= set(base):
         return None
     t = T // 2
     s = point.cotangents
-    nothing = np.zeros((B, H))
-    early = Point(bench, {**point.inputs, "x": point.inputs["x"][:t]}, {"h": s["h"][:t], "h_T": nothing, "c_T": nothing})
+    nothing = {k: np.zeros_like(s[k]) for k in ("h_T", "c_T")}
+    early_inputs, late_inputs = (_steps(point, steps) for steps in (slice(t), slice(t, None)))
+    early = Point(bench, early_inputs, {"h": s["h"][:t], **nothing})
     handed, _ = _run(bench, early)
     if not {"h", "c_T"} <= set(handed):
         return None
-    late_inputs = {**point.inputs, "x": point.inputs["x"][t:], "h0": handed["h"][-1], "c0": handed["c_T"]}
-    late = Point(bench, late_inputs, {"h": s["h"][t:], "h_T": s["h_T"], "c_T": s["c_T"]})
+    late = Point(bench, {**late_inputs, "h0": handed["h"][-1], "c0": handed["c_T"]}, {"h": s["h"][t:], "h_T": s["h_T"], "c_T": s["c_T"]})
     _, g2 = _run(bench, late)
     early = Point(bench, early.inputs, {"h": s["h"][:t], "h_T": g2["h0"], "c_T": g2["c0"]})
     _, g1 = _run(bench, early)
-    joined = {k: g1[k] + g2[k] if k in (*WEIGHTS, *BIASES) else g1[k] for k in base}
+    joined = {k: g1[k] + g2[k] if k in variant.parameters else g1[k] for k in base}
     limits = {k: point.tolerance(k) + early.tolerance(k) for k in base if k != "x"}
-    limits |= {k: limits[k] + late.tolerance(k) for k in (*WEIGHTS, *BIASES) if k in base}
+    limits |= {k: limits[k] + late.tolerance(k) for k in variant.parameters if k in base}
     if "x" in base:
         joined["x"] = np.concatenate([g1["x"], g2["x"]])
         limits["x"] = point.tolerance("x") + np.concatenate([early.tolerance("x"), late.tolerance("x")])
     return _agree(bench, joined, base, limits)
 
 
+def _steps(point: Point, steps: slice) -> dict:
+    """The inputs of some of the steps."""
+    once = point.bench.candidate.variant.dropout_once
+    return {k: v[steps] if k in BY_STEP and not (once and k[:4] == "drop") else v for k, v in point.inputs.items()}
+
+
 def _rows(point: Point, rows) -> Point:
-    inputs = {k: v[:, rows] if k in ("x", "y", "w") else v[rows] if k in ("h0", "c0") else v for k, v in point.inputs.items()}
-    s = point.cotangents
-    return Point(point.bench, inputs, {"h": s["h"][:, rows], "h_T": s["h_T"][rows], "c_T": s["c_T"][rows]})
+    """The point with some rows of the batch."""
+    parameters = {*point.bench.candidate.variant.parameters, "W_v", "b_v"}
+    once = point.bench.candidate.variant.dropout_once
+    inputs = {k: v if k in parameters else _of_rows(k, v, rows, once) for k, v in point.inputs.items()}
+    return Point(point.bench, inputs, {k: _of_rows(k, v, rows) for k, v in point.cotangents.items()})
 
 
-def _batch_axis(k: str) -> int:
-    return 1 if k == "x" else 0
+def _of_rows(k: str, v: np.ndarray, rows, once: bool = False) -> np.ndarray:
+    before = (slice(None),) * _batch_axis(k, v)
+    return v[rows] if once and k[:4] == "drop" else v[(*before, rows)]
+
+
+def _batch_axis(k: str, v: np.ndarray) -> int:
+    """Where the batch is: before the units of a state, first in lengths, after time elsewhere."""
+    return v.ndim - 2 if k in ("h0", "c0", "h_T", "c_T") else 0 if k == "lengths" else 1
 
 
 def _batch_additivity(bench: Bench, judged: Judged) -> Evidence | None:
@@ -172,7 +189,7 @@ def _batch_additivity(bench: Bench, judged: Judged) -> Evidence | None:
     for k in base:
         g, t = [f[k] for f in found], [p.tolerance(k) for p in parts]
         if k in BY_BATCH:
-            joined[k], limits[k] = np.concatenate(g, _batch_axis(k)), point.tolerance(k) + np.concatenate(t, _batch_axis(k))
+            joined[k], limits[k] = np.concatenate(g, _batch_axis(k, g[0])), point.tolerance(k) + np.concatenate(t, _batch_axis(k, t[0]))
         else:
             joined[k], limits[k] = sum(g), point.tolerance(k) + sum(t)
     return _agree(bench, joined, base, limits)
@@ -183,7 +200,7 @@ def _batch_permutation(bench: Bench, judged: Judged) -> Evidence | None:
         return None
     point, base = judged.point, _base(judged)
     _, found = _run(bench, _rows(point, slice(None, None, -1)))
-    back = {k: np.flip(v, _batch_axis(k)) if k in BY_BATCH else v for k, v in found.items()}
+    back = {k: np.flip(v, _batch_axis(k, v)) if k in BY_BATCH else v for k, v in found.items()}
     return _agree(bench, back, base, {k: 2 * point.tolerance(k) for k in base})
 
 
@@ -191,9 +208,9 @@ def _permute_units(q: dict, H: int) -> dict:
     """Hidden units in reverse order; the same map takes inputs and gradients, there and back."""
     out = {}
     for k, v in q.items():
-        if k in WEIGHTS:
+        if k[:2] == "W_" and k != "W_v":
             v = np.concatenate([v[::-1, :H][:, ::-1], v[::-1, H:]], axis=1)
-        elif k in BIASES or k in ("h0", "c0", "h", "h_T", "c_T", "W_v"):
+        elif k not in ("x", "y", "w", "b_v", "mask", "lengths", "drop_x"):
             v = v[..., ::-1]
         out[k] = v
     return out
@@ -201,7 +218,8 @@ def _permute_units(q: dict, H: int) -> dict:
 
 def _unit_permutation(bench: Bench, judged: Judged) -> Evidence | None:
     H = judged.case.spec.sizes.H
-    if H < 2:
+    variant = bench.candidate.variant
+    if H < 2 or len(variant.places) > 1 or variant.projection:
         return None
     point, base = judged.point, _base(judged)
     _, found = _run(bench, Point(bench, _permute_units(point.inputs, H), _permute_units(point.cotangents, H)))
@@ -209,13 +227,15 @@ def _unit_permutation(bench: Bench, judged: Judged) -> Evidence | None:
 
 
 def _euler(bench: Bench, judged: Judged) -> Evidence | None:
-    g, point, H = _base(judged), judged.point, judged.case.spec.sizes.H
-    if not {*WEIGHTS, "x"} <= set(g):
+    g, point, P = _base(judged), judged.point, judged.case.inputs["h0"].shape[-1]
+    first = {p.suffix for p in bench.candidate.variant.places if p.layer == 0}
+    weights = [k for k in bench.candidate.variant.parameters if plain(k)[:2] == "W_" and plain(k) != "W_r" and k[3:] in first]
+    if not {*weights, "x"} <= set(g):
         return None
     inputs = point.seen
-    left = sum(np.sum(g[k][:, H:] * inputs[k][:, H:]) for k in WEIGHTS)
+    left = sum(np.sum(g[k][:, P:] * inputs[k][:, P:]) for k in weights)
     right = np.sum(g["x"] * inputs["x"])
-    limit = sum(np.sum(point.tolerance(k)[:, H:] * np.abs(inputs[k][:, H:])) for k in WEIGHTS)
+    limit = sum(np.sum(point.tolerance(k)[:, P:] * np.abs(inputs[k][:, P:])) for k in weights)
     limit += np.sum(point.tolerance("x") * np.abs(inputs["x"]))
     return _agree(bench, {"⟨dW_x, W_x⟩": left[None]}, {"⟨dW_x, W_x⟩": right[None]}, {"⟨dW_x, W_x⟩": np.array([limit])})
 
@@ -224,7 +244,7 @@ def _causality(bench: Bench, judged: Judged) -> Evidence | None:
     """With cotangents on h up to t only, dx after t is zero; and h up to t does not see x after t."""
     point, T = judged.point, judged.case.spec.sizes.T
     base = _base(judged)
-    if T < 2:
+    if T < 2 or not bench.candidate.variant.causal:
         return None
     t = T // 2
     early = np.arange(T) < t
@@ -248,9 +268,10 @@ def _causality(bench: Bench, judged: Judged) -> Evidence | None:
 def _symmetry(bench: Bench, judged: Judged) -> Evidence | None:
     """u·∂g·v = v·∂g·u, by six-point differences of the gradient field."""
     point, base = judged.point, _base(judged)
-    due = set(point.inputs) - {"y", "w"}
-    if not due <= set(base):
-        return None
+    variant = bench.candidate.variant
+    due = set(point.inputs) - {"y", "w", *variant.data}
+    if not due <= set(base) or not variant.smooth:
+        return None  # differences across a kink say nothing
     rng = np.random.default_rng(judged.case.spec.seed)
     size = sum(base[k].size for k in due)
     u = _unit({k: rng.standard_normal(base[k].shape) for k in due})

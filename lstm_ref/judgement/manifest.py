@@ -9,6 +9,9 @@ from typing import NamedTuple
 from ..candidates.contract import Candidate
 from ..cases import Spec
 from ..reference.symbols import BIASES, HEAD, LAYER_INTERMEDIATES, STATES, WEIGHTS, forward_equations, upstream
+from ..reference.variant import plain
+
+OF_VARIANTS = ("p_f", "p_i", "p_o", "gain_f", "gain_i", "gain_c", "gain_o", "W_r")
 
 
 class Check(NamedTuple):
@@ -66,7 +69,7 @@ def _checks() -> list[Check]:
         Check("forward.initial_state", "h0 and c0 are used, not assumed zero", _ordinary, "layer", ("F:concat", "F:cell")),
     ]
     for truth, words in (("autodiff", "autodiff, every entry"), ("differences", "differences of its own forward pass")):
-        for k in (*WEIGHTS, *BIASES, *STATES):
+        for k in (*WEIGHTS, *BIASES, *OF_VARIANTS, *STATES):
             out.append(Check(f"grad.{k}.{truth}", f"d{k} against {words}", _ordinary, "both", upstream(k)))
         for k in HEAD:
             out.append(Check(f"grad.{k}.{truth}", f"d{k} against {words}", _ordinary, "model", upstream(k)))
@@ -117,7 +120,9 @@ if len(CHECKS) != len(_checks()):
 def manifest(faces: list[Candidate]) -> list[Check]:
     """The checks for a target, in the order of the report."""
     levels = {"both", *("model" if face.model else "layer" for face in faces)}
-    return [c for c in CHECKS.values() if c.level in levels]
+    arrays = {*HEAD, *(plain(k) for face in faces for k in face.variant.inputs)}
+    there = [c for c in CHECKS.values() if c.level in levels]
+    return [c for c in there if not c.id.startswith("grad.") or c.id.split(".")[1] in arrays]
 
 
 def selected(checks: list[Check], only: str | None) -> set[str]:

@@ -1,7 +1,8 @@
-"""Reading: the layout or the variant under which a candidate's forward pass is an LSTM.
+"""Reading: the layout, the variant or the slip under which a candidate's forward pass is an LSTM.
 
 Before a gradient is blamed: the candidate is asked once on two small cases, and every way to read the same arrays (order of
-gates, interleaving, [h, x] or [x, h]) and every common variant of the equations is tried against what it returned.
+gates, interleaving, [h, x] or [x, h]), every variant that needs no arrays of its own and every common slip is tried against
+what it returned. A candidate that declares a variant is read as that, in every layout.
 """
 
 from __future__ import annotations
@@ -19,20 +20,20 @@ from ..candidates.contract import Candidate, Finding
 from ..candidates.layout import Layout, decode, effective, encode
 from ..reference import objectives
 from ..reference.arrays import sigmoid
-from ..reference.symbols import GATES, LAYER_INPUTS, Sizes, shape
+from ..reference.symbols import GATES, Sizes
+from ..reference.variant import TEXTBOOK, Variant, plain
+from ..truth import variants
 from . import tolerances as tol
 from .judge import Bench, Point, fitted
 
+OUTPUT_WORDS = {"identity": "h = o ⊙ c, without a tanh"}
 SIZES = (Sizes(1, 2, 3, 2, 3), Sizes(3, 2, 2, 3, 4))  # one step to sift the readings, three to confirm
 
 
 @dataclass(frozen=True)
-class Variant:
-    """A change of the F-equations; the default is the textbook."""
+class Slip:
+    """What may go wrong in a forward pass and is no variant; the default is nothing."""
 
-    output: str = "tanh"  # or "identity": h = o ⊙ c
-    gate: str = "sigmoid"  # or "hard 0.2": clip(0.2 a + 0.5, 0, 1), "hard 1/6": clip(a/6 + 0.5, 0, 1)
-    coupled: bool = False  # f = 1 − i
     bias: float = 1.0  # biases counted so many times
     swapped: bool = False  # h0 and c0 exchanged
     recurrent_transposed: bool = False  # W_hᵀ for W_h in every gate
@@ -41,26 +42,34 @@ class Variant:
 
 @dataclass(frozen=True)
 class Reading:
-    """A layout, a variant and, for a loss, a reduction under which h and c_T, or J, are what the candidate returned."""
+    """A layout, a variant, a slip and, for a loss, a reduction under which h and c_T, or J, are what the candidate returned."""
 
     layout: Layout
-    variant: Variant
+    variant: Variant = TEXTBOOK
+    slip: Slip = Slip()
     reduction: str = "sum"
 
     def declaration(self, declared: Candidate) -> str:
         """What to write, where the reading differs from what is declared; empty if it does not."""
         fields = ", ".join(f"{k}={v!r}" for k, v in vars(self.layout).items() if v != vars(declared.layout)[k])
         loss = f"reduction = {self.reduction!r} in the class" if self.reduction != declared.reduction else ""
-        return " and ".join(filter(None, (f"{fields} in the layout" if fields else "", loss)))
+        variant = f"variant = dict({self.variant.words}) in the class" if self.variant != declared.variant else ""
+        return " and ".join(filter(None, (f"{fields} in the layout" if fields else "", variant, loss)))
+
+    @property
+    def variant_words(self) -> str:
+        """The variant in words; empty for the textbook."""
+        v = self.variant
+        out = [OUTPUT_WORDS[v.output]] if v.output in OUTPUT_WORDS else []
+        out += [f"a hard sigmoid ({'a/6' if v.gate == 'hard_sigmoid' else 'a/5'} + ½, clipped)"] if v.gate != "sigmoid" else []
+        out += ["coupled gates, f = 1 − i"] if v.coupled == "f" else ["coupled gates, i = 1 − f"] if v.coupled else []
+        return ", ".join(out) or v.words
 
     @property
     def words(self) -> str:
-        """The variant in words; empty for the textbook."""
-        v = self.variant
-        out = ["h = o ⊙ c, without a tanh"] if v.output == "identity" else []
-        out += [f"a hard sigmoid ({v.gate[5:]} a + 0.5, clipped)"] if v.gate != "sigmoid" else []
-        out += ["coupled gates, f = 1 − i"] if v.coupled else []
-        out += ["no bias" if v.bias == 0 else f"biases counted {v.bias:g} times"] if v.bias != 1 else []
+        """The slip in words; empty where there is none."""
+        v = self.slip
+        out = ["no bias" if v.bias == 0 else f"biases counted {v.bias:g} times"] if v.bias != 1 else []
         out += ["h0 and c0 exchanged"] if v.swapped else []
         out += ["W_hᵀ for W_h"] if v.recurrent_transposed else []
         return ", ".join(out + [f"W_{used} and b_{used} for gate {k}" for k, used in zip(GATES, v.gates, strict=True) if used != k])
@@ -88,10 +97,11 @@ def _find(candidate: Candidate, precision: tol.Precision) -> Reading | None:
         return None
     declared = candidate.reduction
     reductions = (declared, *(k for k in contract.REDUCTIONS if k != declared)) if candidate.model else (declared,)
-    for variant in _variants(candidate.layout.packed):
+    textbook = candidate.variant.textbook
+    for variant, slip in _changes(candidate.layout.packed) if textbook else ((candidate.variant, Slip()),):
         for layout in _layouts(candidate.layout):
             for reduction in reductions:
-                reading = Reading(layout, variant, reduction)
+                reading = Reading(layout, variant, slip, reduction)
                 if _fits(bench, reading, *sift) and _fits(bench, reading, *confirm):
                     return reading
     return None
@@ -100,7 +110,7 @@ def _find(candidate: Candidate, precision: tol.Precision) -> Reading | None:
 def _ask(bench: Bench, size: Sizes, n: int):
     """A case, what the candidate returned for it, and how far an LSTM may be from that."""
     candidate = bench.candidate
-    case = cases.build(fitted(cases.Spec(size, seed=200 + n), candidate), bench.precision.dtype, candidate.model)
+    case = cases.build(fitted(cases.Spec(size, seed=200 + n), candidate), bench.precision.dtype, candidate.model, candidate.variant)
     outputs, _ = contract.start(contract.prepare(candidate, case.inputs, bench.precision.dtype), bench.instance)
     due = ("J",) if candidate.model else ("h", "c_T")
     if due[0] not in outputs.arrays:
@@ -126,30 +136,28 @@ def _distance(declared: Layout, order: str, joint: str, interleaved: bool, forge
     return 4 - sum(same)
 
 
-def _variants(packed: bool) -> Iterator[Variant]:
+def _changes(packed: bool) -> Iterator[tuple[Variant, Slip]]:
     """The textbook first, then one change at a time; with separate arrays, gates may be taken for one another."""
-    single: list[dict[str, Any]] = [
-        {"output": "identity"},
-        {"gate": "hard 0.2"},
-        {"gate": "hard 1/6"},
-        {"coupled": True},
-        {"bias": 2.0},
-        {"bias": 0.5},
-        {"bias": 0.0},
-        {"swapped": True},
-        {"recurrent_transposed": True},
-    ]
-    yield Variant()
-    for one in single:
-        yield Variant(**one)
+    variants: list[dict[str, Any]] = [{"output": "identity"}, {"gate": "hard_sigmoid_0.2"}, {"gate": "hard_sigmoid"}]
+    slips: list[dict[str, Any]] = [{"bias": 2.0}, {"bias": 0.5}, {"bias": 0.0}, {"swapped": True}, {"recurrent_transposed": True}]
+    yield TEXTBOOK, Slip()
+    for one in variants:
+        yield Variant(**one), Slip()
+    yield Variant(coupled="f", idle_gate=True), Slip()
+    for one in slips:
+        yield TEXTBOOK, Slip(**one)
     for gates in () if packed else permutations(GATES):
-        yield Variant(gates=gates)
+        yield TEXTBOOK, Slip(gates=gates)
 
 
 def _fits(bench: Bench, reading: Reading, case: cases.Case, seen: dict, limit: float) -> bool:
-    h, c = _forward(_as_read(bench, reading.layout, case), reading.variant)
+    read, q = _as_read(bench, reading.layout, case), case.inputs
+    if bench.candidate.variant.textbook:
+        h, c = _forward(read, reading.variant, reading.slip)
+    else:
+        values = variants.truth(reading.variant, read, case.cotangents).values
+        h, c = values["h"], values["c_T"]
     if case.model:
-        q = case.inputs
         J = objectives.softmax_forward(h, q["W_v"], q["b_v"], q["y"], q["w"]).J
         declared, read = (contract.REDUCTIONS[k](case.spec.sizes, q["w"]) for k in (bench.candidate.reduction, reading.reduction))
         return bool(np.abs(J * declared / read - seen["J"]) <= limit * max(1.0, declared / read))
@@ -162,32 +170,35 @@ def _as_read(bench: Bench, layout: Layout, case: cases.Case) -> dict:
     declared, dtype = bench.candidate.layout, bench.precision.dtype
     given = encode(declared, case.inputs, dtype)
     n = case.spec.sizes
-    found = decode(layout, {k: v.astype(np.float64) for k, v in given.items()}, {k: shape(k, n) for k in LAYER_INPUTS})
-    inputs = {k: found[k] + found.get(f"{k}.second", 0) for k in LAYER_INPUTS if k in found}
-    inputs = {**effective(layout, {**case.inputs, **inputs}, dtype)} if layout.biases == 0 else inputs
-    return {**inputs, "b_f": inputs["b_f"] + layout.forget_bias}
+    variant = bench.candidate.variant
+    shapes = variant.shapes(n)
+    found = decode(layout, {k: v if v.dtype.kind == "i" else v.astype(np.float64) for k, v in given.items()}, shapes)
+    inputs = {k: found[k] + found.get(f"{k}.second", 0) for k in (*variant.inputs, *variant.data) if k in found}
+    if layout.biases == 0:
+        return effective(layout, {**case.inputs, **inputs}, dtype)
+    return {k: v + layout.forget_bias if plain(k) == "b_f" else v for k, v in inputs.items()}
 
 
-def _forward(q: dict, v: Variant) -> tuple[np.ndarray, np.ndarray]:
-    """h and c_T of a variant; a plain loop, written for switches."""
+def _forward(q: dict, variant: Variant, slip: Slip) -> tuple[np.ndarray, np.ndarray]:
+    """h and c_T of a variant without arrays of its own, with a slip; a plain loop, written for switches."""
     H = q["h0"].shape[-1]
-    h, c = (q["c0"], q["h0"]) if v.swapped else (q["h0"], q["c0"])
-    W = {k: q[f"W_{used}"] for k, used in zip(GATES, v.gates, strict=True)}
-    if v.recurrent_transposed:
+    h, c = (q["c0"], q["h0"]) if slip.swapped else (q["h0"], q["c0"])
+    W = {k: q[f"W_{used}"] for k, used in zip(GATES, slip.gates, strict=True)}
+    if slip.recurrent_transposed:
         W = {k: np.concatenate([w[:, :H].T, w[:, H:]], axis=1) for k, w in W.items()}
     squash = {
         "sigmoid": sigmoid,
-        "hard 0.2": lambda a: np.clip(0.2 * a + 0.5, 0, 1),
-        "hard 1/6": lambda a: np.clip(a / 6 + 0.5, 0, 1),
-    }[v.gate]
-    b = {k: v.bias * q[f"b_{used}"] for k, used in zip(GATES, v.gates, strict=True)}
+        "hard_sigmoid_0.2": lambda a: np.clip(0.2 * a + 0.5, 0, 1),
+        "hard_sigmoid": lambda a: np.clip(a / 6 + 0.5, 0, 1),
+    }[variant.gate]
+    b = {k: slip.bias * q[f"b_{used}"] for k, used in zip(GATES, slip.gates, strict=True)}
     out = []
     for x in q["x"]:
         z = np.concatenate([h, x], axis=1)
         a = {k: z @ W[k].T + b[k] for k in GATES}
         i, o = squash(a["i"]), squash(a["o"])
-        f = 1 - i if v.coupled else squash(a["f"])
+        f = 1 - i if variant.coupled else squash(a["f"])
         c = f * c + i * np.tanh(a["c"])
-        h = o * (np.tanh(c) if v.output == "tanh" else c)
+        h = o * (np.tanh(c) if variant.output == "tanh" else c)
         out.append(h)
     return np.array(out), c

@@ -19,7 +19,8 @@ from .. import cases
 from ..candidates.contract import Candidate, Finding
 from ..cases import Case, Spec
 from ..reference.symbols import Sizes
-from ..truth import autodiff
+from ..reference.variant import plain
+from ..truth import variants
 from . import tolerances as tol
 from .comparison import worst_of
 from .judge import Bench, Judged, fitted, judge, measure_precision, truth_holds
@@ -158,14 +159,15 @@ def _run_one(target, faces, profile, dtype, seed, only, progress, declared) -> V
         reason = f"lstm-ref misjudges gradients that it knows: {'; '.join(problems)}"
         results = [Result(c.id, dtype, NOT_RUN, reason=reason) for c in checks]
         return _verdict(target, profile, seed, results, 0, began, "textbook", (reason,))
-    sheet = _Sheet({c.id: c for c in checks}, wanted, {k for face in faces for k in face.gradient_names})
+    sheet = _Sheet({c.id: c for c in checks}, wanted, {plain(k) for face in faces for k in face.gradient_names})
     benches = [Bench(face, tol.PRECISIONS[dtype], face.make()) for face in faces]
-    for sizes in autodiff.BUCKETS:
-        autodiff.compiled(sizes)
-    hung, total, started = _first_impressions(sheet, benches), len(cases.CORNERS) + profile.draws, time.monotonic()
+    for bench in benches:
+        variants.prepare(bench.candidate.variant, bench.candidate.model, tol.LANES)
+    hung, total = _first_impressions(sheet, benches), len(cases.CORNERS) + profile.draws
     stopped: tuple[str, ...] = ()
     for bench in () if hung else benches:
         _read_forward(sheet, bench)
+    started = time.monotonic()
     for n, (spec, bench) in enumerate(() if hung else _stream(benches, profile, seed)):
         progress(min(n // len(benches), total), total, dtype)
         if profile.seconds and n >= len(cases.CORNERS) * len(benches) and time.monotonic() - started > profile.seconds:
@@ -183,7 +185,10 @@ def _run_one(target, faces, profile, dtype, seed, only, progress, declared) -> V
     if dtype in COARSE and any(r.outcome == NOT_PROVIDED and "too coarse" in r.reason for r in results):
         stopped = (*stopped, f"{dtype} is too coarse for differences: autodiff alone judged the gradients")
     notes = (*sheet.notes(), *_vacuity(sheet), *stopped)
-    return _verdict(target, profile, seed, results, sheet.judged, began, "self-consistency" if self_consistent else "textbook", notes)
+    declared = dict.fromkeys(b.candidate.variant.words for b in benches if not b.candidate.variant.textbook)
+    notes = (*(f"judged as a variant of the textbook LSTM: {words}" for words in declared), *notes)
+    kind = "self-consistency" if self_consistent else "variant" if declared else "textbook"
+    return _verdict(target, profile, seed, results, sheet.judged, began, kind, notes)
 
 
 def _first_impressions(sheet: _Sheet, benches: list[Bench]) -> bool:
@@ -191,7 +196,7 @@ def _first_impressions(sheet: _Sheet, benches: list[Bench]) -> bool:
     for bench in benches:
         specs = [fitted(cases.CORNERS[k], bench.candidate) for k in PRECISION_CORNERS]
         try:
-            found = measure_precision(bench, [cases.build(s, bench.precision.dtype, bench.candidate.model) for s in specs])
+            found = measure_precision(bench, [bench.case(s) for s in specs])
         except Finding as finding:
             sheet.add(finding.check, Evidence(FAIL, np.inf, rule=finding.sentence), specs[0], bench.candidate.model)
             return True
@@ -204,7 +209,7 @@ def _read_forward(sheet: _Sheet, bench: Bench) -> None:
     is, and judge under those, or the variant that it is."""
     declared, model = bench.candidate, bench.candidate.model
     spec = fitted(cases.CORNERS[0], declared)
-    found = judge(bench, cases.build(spec, bench.precision.dtype, model), with_differences=False)
+    found = judge(bench, bench.case(spec), with_differences=False)
     check = "forward.J" if model else "forward.h"
     failed = next((e for k in (check, "contract.call", "contract.shapes") if (e := found.evidence.get(k)) and e.outcome == FAIL), None)
     if failed is None:
@@ -218,8 +223,10 @@ def _read_forward(sheet: _Sheet, bench: Bench) -> None:
     if not write and not reading.words:
         return  # the forward pass is as declared: something else failed
     if not reading.words:
-        rule = f"{what} is that of another declaration; write {write}. Everything else is judged under that"
-        bench.candidate = replace(declared, layout=reading.layout, reduction=reading.reduction)
+        known = f"an LSTM with {reading.variant_words}" if reading.variant_words else "another declaration"
+        rule = f"{what} is that of {known}; write {write}. Everything else is judged under that"
+        bench.candidate = replace(declared, layout=reading.layout, reduction=reading.reduction, variant=reading.variant)
+        variants.prepare(reading.variant, model, tol.LANES)
     else:
         bench.textbook = model
         rule = sheet.reading = f"{what} is that of an LSTM with {reading.words}" + (f"; and write {write}" if write else "")
@@ -253,7 +260,7 @@ def _judge_one(sheet: _Sheet, bench: Bench, spec: Spec, n: int, profile: Profile
 
 def evidence_of(bench: Bench, spec: Spec, wanted, with_differences: bool, with_laws: bool, with_state: bool) -> dict[str, Evidence]:
     """Everything that one case says about the checks that are wanted."""
-    case = cases.build(spec, bench.precision.dtype, bench.candidate.model)
+    case = bench.case(spec)
     return evidence_of_case(bench, case, wanted, with_differences, with_laws, with_state)
 
 
@@ -271,7 +278,7 @@ def evidence_of_case(bench: Bench, case: Case, wanted, with_differences: bool, w
 def _other(bench: Bench, judged: Judged) -> Judged:
     """A second case of the same sizes, for checks that run two at once."""
     spec = replace(judged.case.spec, seed=judged.case.spec.seed + 1)
-    return judge(bench, cases.build(spec, bench.precision.dtype, bench.candidate.model), with_differences=False)
+    return judge(bench, bench.case(spec), with_differences=False)
 
 
 class _Sheet:
@@ -438,8 +445,9 @@ def _accusing_ourselves(results: list[Result], sheet: _Sheet, benches: list[Benc
         if r.outcome == FAIL and chapter == "grad" and r.id.endswith(".autodiff") and r.worst.index:
             spec, model = sheet.tallies[r.id].where
             bench = next(b for b in benches if b.candidate.model == model)
-            case = cases.build(spec, bench.precision.dtype, model)
-            if not truth_holds(bench, case, name, r.worst.index):
+            case = bench.case(spec)
+            known = r.worst.quantity in bench.candidate.gradient_names  # with its place, where there are several
+            if not truth_holds(bench, case, r.worst.quantity if known else name, r.worst.index):
                 r = replace(
                     r, outcome=CANNOT_TELL, reason="lstm-ref contradicts itself: autodiff is not the difference of its own forward pass"
                 )

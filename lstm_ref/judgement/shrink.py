@@ -27,13 +27,13 @@ def shrink(
 ) -> tuple[Counterexample, dict[str, Evidence]] | None:
     """The smallest case found on which `check` fails, with all that it says; None if the failure does not repeat."""
     deadline = time.monotonic() + SECONDS
-    dtype, model = bench.precision.dtype, bench.candidate.model
+    dtype = bench.precision.dtype
 
     def fails(case: Case) -> dict[str, Evidence] | None:
         found = judge(case, check)
         return found if check in found and found[check].outcome == FAIL else None
 
-    case = cases.build(spec, dtype, model)
+    case = bench.case(spec)
     evidence = fails(case)
     if evidence is None:
         return None
@@ -46,7 +46,7 @@ def shrink(
                 continue
             if not bench.candidate.supports.initial_state and simpler.initial_state != "zero":
                 continue
-            smaller = cases.build(simpler, dtype, model)
+            smaller = bench.case(simpler)
             if (found := fails(smaller)) is not None:
                 case, evidence, moved = smaller, found, True
                 break

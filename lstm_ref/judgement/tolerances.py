@@ -23,6 +23,8 @@ from threadpoolctl import ThreadpoolController
 from ..reference import backward, forward, objectives, rewrite
 from ..reference.arrays import Gates
 from ..reference.symbols import GATES
+from ..reference.variant import TEXTBOOK, Variant
+from ..truth import variants
 
 KAPPA = 16  # largest error/(u·C) seen on correct LSTMs is 5; a search for the worst noise seed reaches 13.6
 RMS_LIMIT = 4  # of error/(u·C) over a block; correct LSTMs stay under 1.7
@@ -106,15 +108,38 @@ class Lanes(NamedTuple):
     peak: float
 
 
-def noisy_run(inputs: dict, cotangents: dict, precision: Precision, sigmoid_tail: bool = False, forget_bias: float = 0.0) -> Lanes:
+def noisy_run(
+    inputs: dict,
+    cotangents: dict,
+    precision: Precision,
+    sigmoid_tail: bool = False,
+    forget_bias: float = 0.0,
+    variant: Variant = TEXTBOOK,
+) -> Lanes:
     """Run the case clean and with noise, all lanes at once.
 
     `inputs` are the textbook inputs in float64 (with `W_v b_v y w` for a softmax head), `cotangents` holds `h`,
     `h_T`, `c_T`. With `sigmoid_tail`, the noise of σ is absolute, as ½(1 + tanh(a/2)) rounds. `forget_bias` is a
-    constant that the candidate adds to a_f by itself: two more terms in that sum.
+    constant that the candidate adds to a_f by itself: two more terms in that sum. Another variant than the textbook runs its
+    own equations, and gives no intermediates.
     """
+    if not variant.textbook:
+        m, m_gate = precision.m, precision.m_gate
+        noise = variants.Noise(precision.eta, m, m_gate, KAPPA, float(sigmoid_tail), forget_bias)
+        return Lanes(*variants.noisy(variant, inputs, cotangents, noise, _lanes()))
     with _threads.limit(limits=1), np.errstate(all="ignore"):
         return _noisy_run(inputs, cotangents, _Noise(precision, sigmoid_tail, forget_bias))
+
+
+@functools.cache
+def _lanes() -> variants.Lane:
+    """The same kinds of draws as `_draw_noise` has, for the noise of variants."""
+    kinds = [(1, 1)] * (1 + INDEPENDENT) + [(0, 1)] * SAME_STEPS + [(0, 0)] * SAME_UNITS
+    seeds = np.random.default_rng(NOISE_SEED).integers(2**32, size=len(kinds))
+    lanes = [(seed, *kind, 1.0) for seed, kind in zip(seeds, kinds, strict=True)]
+    lanes = [(*lanes[0][:3], 0.0), *lanes[1:], *((*lanes[n][:3], -1.0) for n in MIRRORED)]
+    dtypes = (np.uint32, np.uint32, np.uint32, np.float64)
+    return variants.Lane(*(np.array(q, d) for q, d in zip(zip(*lanes, strict=True), dtypes, strict=True)))
 
 
 def _noisy_run(inputs: dict, cotangents: dict, keep: _Noise) -> Lanes:

@@ -84,8 +84,9 @@ class Verdict:
     """A whole run. `outcome` is "pass", "fail" or "inconclusive"; `forward`, `gradients` and `behaviour` are
     its parts ("deselected" where the user left a whole part out).
 
-    `kind` is "textbook" when gradients were judged against autodiff, "self-consistency" when only against differences
-    of the candidate's own forward pass. `explanation` (see diagnosis) names the wrong term where that is known, else it is None.
+    `kind` is "textbook" when gradients were judged against autodiff, "variant" when against that of a declared variant,
+    "self-consistency" when only against differences of the candidate's own forward pass.
+    `explanation` (see diagnosis) names the wrong term where that is known, else it is None.
     """
 
     target: str

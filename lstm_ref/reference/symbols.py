@@ -98,9 +98,10 @@ def upstream(name: str) -> tuple[str, ...]:
         return ("B:weights", *_GATE[gate])
     if kind == "b" and gate in GATES:
         return ("B:biases", *_GATE[gate])
-    if kind == "a" and gate in GATES:
+    if kind in ("a", "p", "gain") and gate in GATES:
         return _GATE[gate]
     return {
+        "W_r": ("B:hidden",),
         "x": ("B:split", "B:concat", "B:preact", "B:gates", "B:output", *_THROUGH_TIME),
         "h0": ("B:initial", "B:split", "B:concat", "B:preact", "B:gates", "B:output", *_THROUGH_TIME),
         "c0": ("B:initial", "B:carry", "B:cell", "B:hidden"),

@@ -274,8 +274,9 @@ def identified(reading, declared: Candidate) -> str:
         return f"no layout and no variant that is known here makes the {what} that of an LSTM"
     write = reading.declaration(declared)
     if not write and not reading.words:
-        return f"the {what} is that of the textbook LSTM as it is declared"
-    known = f"an LSTM with {reading.words}" if reading.words else "the textbook LSTM, declared otherwise"
+        return f"the {what} is that of the {'textbook LSTM' if reading.variant.textbook else 'LSTM'} as it is declared"
+    changed = reading.words or reading.variant_words
+    known = f"an LSTM with {changed}" if changed else "the textbook LSTM, declared otherwise"
     return f"the {what} is that of {known}" + (f"; write {write}" if write else "")
 
 
