@@ -221,7 +221,7 @@ def direction(candidate: Candidate, inputs: dict, name: str, values: np.ndarray,
     the forget bias, which is no part of a direction. With `part` ("b_x" or "b_h") only that one of two biases moves."""
     layout = candidate.layout
     if part is not None:
-        layout = replace(layout, biases=1, names={**layout.names, "b": layout.name(part)})
+        layout = replace(layout, biases=1, names={**layout.names, "b": layout.template(part)})
     if name in ("W_v", "b_v"):
         return {layout.name(name): values}
     if layout == PRESETS["textbook"] and "." not in name:

@@ -68,13 +68,16 @@ class Layout:
 
     def name(self, key: str, suffix: str = "") -> str:
         """The candidate's name of an array, in the place that the suffix of a textbook key stands for."""
-        default = key + "_{gate}" if key in _GATE_KEYS and not self.packed else key
-        name = self.names.get(key, default)
+        name = self.template(key)
         if not suffix and "{layer}" not in name:
             return name
         layer, _, reverse = suffix.removeprefix(".l").partition(".")
         at_layer = name.replace("{layer}", layer or "0") if "{layer}" in name else f"{name}_l{layer}"
         return at_layer + (f"_{reverse}" if reverse else "")
+
+    def template(self, key: str) -> str:
+        """The name with its {gate} and {layer}, as declared."""
+        return self.names.get(key, key + "_{gate}" if key in _GATE_KEYS and not self.packed else key)
 
     def name_of(self, key: str) -> str:
         """The candidate's name of a textbook array that no gate shares, "W_r.l1" say."""

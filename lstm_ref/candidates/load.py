@@ -11,7 +11,6 @@ The attribute is a class, a function without arguments that makes an instance, o
 from __future__ import annotations
 
 import ast
-import dataclasses
 import functools
 import importlib
 import importlib.util
@@ -30,6 +29,7 @@ from .student import is_student
 
 JAX_ADAPTERS = {"jax": "jax_function", "equinox": "equinox_cell", "flax": "flax_cell", "haiku": "haiku_lstm", "keras": "keras_lstm"}
 KINDS = ("ref", "torch", "cmd", "lib", *JAX_ADAPTERS)  # what is no module when it stands before the colon
+TORCH_OPTIONS = ("batch_first", "bias", "num_layers", "bidirectional", "proj_size")
 PACKAGES = {"haiku": "dm-haiku", "torch": "PyTorch"}  # where the package is not named as its module is
 LOAD_SECONDS = 60.0  # importing a framework takes its time
 FORMS = (
@@ -160,7 +160,7 @@ def _from_file(path: pathlib.Path):
 
 def _torch(target: str, rest: str) -> Candidate:
     torch = _installed("torch", target)
-    from .torch_lstm import TorchError, TorchLayer, layout_of
+    from .torch_lstm import PROBE, TorchError, TorchLayer, layout_of, variant_of
 
     name, options = _options(rest, target)
     if name in ("", "LSTM", "LSTMCell"):
@@ -170,8 +170,10 @@ def _torch(target: str, rest: str) -> Candidate:
         if not colon:
             raise TargetError(f"the target {target!r} names no class; it must be torch:module:Class or torch:file.py:Class")
         cls = _attribute(module, path, target)
-    if unknown := set(options) - {"batch_first", "bias"}:
-        raise TargetError(f"{target} sets {', '.join(sorted(unknown))}; only batch_first and bias can be set so far")
+    packed = bool(options.pop("packed", False))
+    if cls in (torch.nn.LSTM, torch.nn.LSTMCell) and (unknown := set(options) - set(TORCH_OPTIONS)):
+        known = ", ".join((*TORCH_OPTIONS, "packed"))
+        raise TargetError(f"{target} sets {', '.join(sorted(unknown))}; what can be set is {known}")
 
     def build(D, H):
         with torch.random.fork_rng(devices=[]):
@@ -179,14 +181,19 @@ def _torch(target: str, rest: str) -> Candidate:
 
     try:
         with time_limit(LOAD_SECONDS):
-            layout = layout_of(build, getattr(cls, "layout", None), bool(options.get("batch_first")))
-            supports = parse_supports(getattr(cls, "supports", None))
-    except (TorchError, LayoutError, ContractError) as error:
+            projection = options.get("proj_size", 0)
+            sizes = (PROBE[0], PROBE[1] + (projection if isinstance(projection, int) else 0))
+            module = build(*sizes)
+            variant = variant_of(module, getattr(cls, "variant", None), packed)
+            layout = layout_of(module, sizes, variant, getattr(cls, "layout", None), bool(options.get("batch_first")))
+            limits = {"H": f"at least {variant.projection + 1}"} if variant.projection else None  # torch's own limit
+            supports = parse_supports(getattr(cls, "supports", limits))
+    except (TorchError, LayoutError, ContractError, VariantError) as error:
         raise TargetError(f"{target}: {error}") from None
     except Exception as error:
-        raise TargetError(f"{target}: building {cls.__name__}(3, 5) raised {type(error).__name__}: {error}") from error
-    make = functools.partial(TorchLayer, build)
-    return dataclasses.replace(Candidate(target, "pullback", make, True, layout, supports))
+        raise TargetError(f"{target}: building {cls.__name__}{sizes} raised {type(error).__name__}: {error}") from error
+    make = functools.partial(TorchLayer, build, packed)
+    return Candidate(target, "pullback", make, True, layout, supports, variant=variant)
 
 
 def _library(target: str, path: str) -> list[Candidate]:
