@@ -325,10 +325,9 @@ def _cell(v: Variant, q: dict, x, h_before, c_before, now: dict, data: dict, wid
     """The F-equations of one step; what is added to the textbook stands beside the line that it changes."""
     import jax.numpy as jnp
 
-    h_prev, h_kept = at.fork("h_prev", h_before, 2)
-    c_prev, c_f, c_i, c_kept = at.fork("c_prev", c_before, 4)
+    c_prev, c_f, c_i = at.fork("c_prev", c_before, 3) if v.peephole else (c_before,) * 3
     x = x * now["drop_x"] if "x" in v.dropout else x
-    h_prev = h_prev * now["drop_h"] if "h" in v.dropout else h_prev
+    h_prev = h_before * now["drop_h"] if "h" in v.dropout else h_before
     z = jnp.concatenate([h_prev, x], axis=-1)  # (F:concat)
     H = data["units"].sum()
     gates = [k for k in v.gates if k != v.coupled]
@@ -354,22 +353,22 @@ def _cell(v: Variant, q: dict, x, h_before, c_before, now: dict, data: dict, wid
     c_tilde = at.function("c_tilde", v.activation, preactivation("c"))  # (F:gates)
     c_tilde = c_tilde * now["drop_c_tilde"] if "c_tilde" in v.dropout else c_tilde
     c = _clipped(at.add("c", f * c_prev, i * c_tilde), v.clip)  # (F:cell)
-    c, c_o, c_out = at.fork("c", c, 3)
+    c, c_out, c_o = at.fork("c", c, 3) if v.peephole else (*at.fork("c", c, 2), None)
     o = gate("o", c_o)
     h = at.add("h", o * at.function("tanh_c", v.output, c_out))  # (F:hidden)
     if v.projection:
         h = at.add("r", at.dot({"W_r": q["W_r"]}, "m", h, H, v.projection)["W_r"])
     if v.zoneout:
-        h = jnp.where(now["zone_h"] > 0, h_kept, h)
-        c = jnp.where(now["zone_c"] > 0, c_kept, c)
+        h = jnp.where(now["zone_h"] > 0, h_before, h)
+        c = jnp.where(now["zone_c"] > 0, c_before, c)
     out = h
     if v.mask:
         seen = now["mask"][:, None] > 0
-        kept = (0.0, 0.0) if v.mask == "reset" else (h_kept, c_kept)
+        kept = (0.0, 0.0) if v.mask == "reset" else (h_before, c_before)
         h, c = jnp.where(seen, h, kept[0]), jnp.where(seen, c, kept[1])
         out = jnp.where(seen, h, 0.0) if v.mask == "zero" else h
     alive = now["alive"] > 0
-    return (jnp.where(alive, h, h_kept), jnp.where(alive, c, c_kept)), out
+    return (jnp.where(alive, h, h_before), jnp.where(alive, c, c_before)), out
 
 
 def _normed(at, k: str, u, data: dict, epsilon: float):
@@ -533,17 +532,29 @@ class _Noisy:
 
     def xi(self, name, shape, n=1):
         """eta · max(1, n/kappa) · ±U[½, 1], the same for the same name, lane and place."""
-        import jax
         import jax.numpy as jnp
 
         seed = int.from_bytes((name + self.suffix).encode()[-12:], "little") * 2654435761 % 2**32
-        at = jnp.uint32(seed) + self.lane.seed + self.lane.free * jnp.uint32(self.t) * jnp.uint32(2246822519)
+        size = self.noise.eta * jnp.maximum(1.0, n / self.noise.kappa)
+        return size * _signed(shape)(np.uint32(seed), self.lane, jnp.uint32(self.t))
+
+
+@functools.cache
+def _signed(shape: tuple[int, ...]) -> Callable:
+    """±U[½, 1] of a shape from a seed, a lane and a step; traced once for each shape, since every stored quantity asks for it."""
+    import jax
+    import jax.numpy as jnp
+
+    def signed(seed, lane, t):
+        at = seed + lane.seed + lane.free * t * jnp.uint32(2246822519)
         for axis in range(len(shape)):
             last = axis == len(shape) - 1
             step = jnp.uint32([3266489917, 668265263, 374761393][len(shape) - 1 - axis])
-            at = at + jax.lax.broadcasted_iota(jnp.uint32, shape, axis) * step * (self.lane.units if last else self.lane.free)
+            at = at + jax.lax.broadcasted_iota(jnp.uint32, shape, axis) * step * (lane.units if last else lane.free)
         r = _mixed(at).astype(jnp.float64) / 2**32
-        return self.lane.sign * jnp.where(r < 0.5, r - 1, r) * self.noise.eta * jnp.maximum(1.0, n / self.noise.kappa)
+        return lane.sign * jnp.where(r < 0.5, r - 1, r)
+
+    return jax.jit(signed)
 
 
 def _mixed(n):
