@@ -123,9 +123,9 @@ def replay(
     from .report import words
 
     try:
-        id_, dtype, case = read(file)
+        id_, dtype, case, variant = read(file)
         faces = _loaded(lstm, isolate)
-        result = run_again(lstm, faces, id_, dtype, case)
+        result = run_again(lstm, faces, id_, dtype, case, variant)
     except ValueError as error:
         raise _usage(error) from None
     console = Console()

@@ -167,7 +167,7 @@ def test_snippet_runs_as_pasted_and_shows_the_fault(here):
 def test_counterexample_files_round_trip():
     verdict = verify(FAULTS["db averaged over the batch"][0])
     c = next(r.counterexample for r in verdict.failures() if r.counterexample.primary)
-    check, dtype, case = record.parse(json.loads(record.dump(c)), "here")
+    check, dtype, case, _ = record.parse(json.loads(record.dump(c)), "here")
     assert (check, dtype) == (c.check, c.dtype)
     assert all(np.array_equal(case.inputs[k], c.inputs[k]) for k in c.inputs)
     assert all(np.array_equal(case.cotangents[k], c.cotangents[k]) for k in c.cotangents)

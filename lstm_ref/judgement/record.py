@@ -9,7 +9,9 @@ import pathlib
 import numpy as np
 
 from ..cases import COTANGENTS, MEMORY, REGIMES, Case, Spec
-from ..reference.symbols import HEAD, LAYER_INPUTS, LAYER_OUTPUTS, Sizes, shape
+from ..reference.symbols import HEAD, LAYER_OUTPUTS, Sizes
+from ..reference.variant import TEXTBOOK, Variant, VariantError
+from ..reference.variant import parse as parse_variant
 from .manifest import CHECKS
 from .tolerances import PRECISIONS
 from .verdict import Counterexample
@@ -43,11 +45,13 @@ def dump(c: Counterexample) -> str:
         "cotangents": {k: v.tolist() for k, v in c.cotangents.items()},
         "seen": {k: v if not isinstance(v, float) or math.isfinite(v) else str(v) for k, v in seen.items()},
     }
+    if not c.variant.textbook:
+        record["variant"] = c.variant.declared
     return json.dumps(record, indent=1, allow_nan=False) + "\n"
 
 
-def read(path: str | pathlib.Path) -> tuple[str, str, Case]:
-    """A counterexample file as (check id, dtype, case). Raises RecordError, with a sentence, for anything else."""
+def read(path: str | pathlib.Path) -> tuple[str, str, Case, Variant]:
+    """A counterexample file as (check id, dtype, case, variant). Raises RecordError, with a sentence, for anything else."""
     path = pathlib.Path(path)
     if not path.is_file():
         raise RecordError(f"there is no file {path}")
@@ -60,11 +64,11 @@ def read(path: str | pathlib.Path) -> tuple[str, str, Case]:
     return parse(record, str(path))
 
 
-def parse(record, where: str) -> tuple[str, str, Case]:
-    """A decoded record as (check id, dtype, case), every field checked before anything is built from it."""
+def parse(record, where: str) -> tuple[str, str, Case, Variant]:
+    """A decoded record as (check id, dtype, case, variant), every field checked before anything is built from it."""
     if not isinstance(record, dict) or record.get("format") != FORMAT:
         raise RecordError(f"{where} is not a counterexample: its format must be {FORMAT!r}")
-    if wrong := set(record) ^ KEYS:
+    if wrong := (set(record) - {"variant"}) ^ KEYS:
         raise RecordError(f"{where} has unknown or missing keys: {', '.join(sorted(map(str, wrong)))[:200]}")
     check, dtype, regime, memory = (record[k] for k in ("check", "dtype", "regime", "memory"))
     for what, value, known in (
@@ -75,35 +79,45 @@ def parse(record, where: str) -> tuple[str, str, Case]:
     ):
         if not isinstance(value, str) or value not in known:
             raise RecordError(f"{where} has the {what} {str(value)[:60]!r}, which is not known here")
-    n = _sizes(record["sizes"], where)
+    try:
+        variant = parse_variant(record.get("variant"))
+    except VariantError as error:
+        raise RecordError(f"{where}: {error}") from None
+    if max(variant.layers, variant.projection) > LARGEST_SIZE:
+        raise RecordError(f"{where} describes a variant with more than {LARGEST_SIZE} layers or units")
+    n = _sizes(record["sizes"], where, variant)
+    shapes = variant.shapes(n)
     inputs, cotangents = record["inputs"], record["cotangents"]
     model = isinstance(inputs, dict) and "W_v" in inputs
-    due = (*LAYER_INPUTS, *HEAD, "w", "y") if model else LAYER_INPUTS
-    inputs = _arrays(inputs, due, n, "inputs", where)
+    due = (*variant.inputs, *variant.data, *((*HEAD, "w", "y") if model else ()))
+    inputs = _arrays(inputs, due, shapes, "inputs", where)
+    if variant.lengths:
+        inputs["lengths"] = inputs["lengths"].astype(np.int64)
     if model:
         inputs["y"] = inputs["y"].astype(np.int64)
         if (inputs["y"] < 0).any() or (inputs["y"] >= n.K).any():
             raise RecordError(f"{where} has targets y outside 0 … {n.K - 1}")
-    cotangents = _arrays(cotangents, LAYER_OUTPUTS, n, "cotangents", where)
-    return check, dtype, Case(Spec(n, regime, COTANGENTS[0], memory=memory), inputs, cotangents)
+    cotangents = _arrays(cotangents, LAYER_OUTPUTS, shapes, "cotangents", where)
+    return check, dtype, Case(Spec(n, regime, COTANGENTS[0], memory=memory), inputs, cotangents), variant
 
 
-def _sizes(found, where: str) -> Sizes:
+def _sizes(found, where: str, variant: Variant = TEXTBOOK) -> Sizes:
     if not isinstance(found, dict) or set(found) != set(Sizes._fields):
         raise RecordError(f"{where} must give the sizes T, B, D, H and K")
     for k, v in found.items():
         if isinstance(v, bool) or not isinstance(v, int) or not 1 <= v <= LARGEST_SIZE:
             raise RecordError(f"{where} has {k} = {str(v)[:40]}; sizes are whole numbers from 1 to {LARGEST_SIZE}")
     n = Sizes(**found)
-    if max(math.prod(shape(k, n)) for k in (*LAYER_INPUTS, *HEAD, "h", "y")) > LARGEST_ARRAY:
+    shapes = variant.shapes(n)
+    if max(math.prod(shapes[k]) for k in (*variant.inputs, *variant.data, *HEAD, "h", "y")) > LARGEST_ARRAY:
         raise RecordError(f"{where} describes an array of more than {LARGEST_ARRAY:,} numbers")
     return n
 
 
-def _arrays(found, due, n: Sizes, what: str, where: str) -> dict[str, np.ndarray]:
+def _arrays(found, due, shapes: dict, what: str, where: str) -> dict[str, np.ndarray]:
     if not isinstance(found, dict) or set(found) != set(due):
         raise RecordError(f"{where} must give the {what} {', '.join(due)}")
-    return {k: _array(found[k], shape(k, n), f"{where}: {what} {k}") for k in due}
+    return {k: _array(found[k], shapes[k], f"{where}: {what} {k}") for k in due}
 
 
 def _array(found, due: tuple[int, ...], where: str) -> np.ndarray:

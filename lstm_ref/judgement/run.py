@@ -19,7 +19,7 @@ from .. import cases
 from ..candidates.contract import Candidate, Finding
 from ..cases import Case, Spec
 from ..reference.symbols import Sizes
-from ..reference.variant import plain
+from ..reference.variant import TEXTBOOK, Variant, plain
 from ..truth import variants
 from . import tolerances as tol
 from .comparison import worst_of
@@ -494,11 +494,15 @@ def evidence_on(bench: Bench, case: Case, check: str) -> dict[str, Evidence]:
     return found
 
 
-def replay(target: str, faces: list[Candidate], check: str, dtype: str, case: Case) -> Result:
-    """One saved case again, for one check. Raises ValueError where the target has no candidate of the case's level."""
-    bench = next((Bench(f, tol.PRECISIONS[dtype], f.make()) for f in faces if f.model == case.model and f.kind != "student"), None)
-    if bench is None:
+def replay(target: str, faces: list[Candidate], check: str, dtype: str, case: Case, variant: Variant = TEXTBOOK) -> Result:
+    """One saved case of a variant again, for one check. Raises ValueError where the target has no candidate of the case's level or
+    is of another variant; a target that declares none is taken for any that needs no arrays of its own."""
+    face = next((f for f in faces if f.model == case.model and f.kind != "student"), None)
+    if face is None:
         raise ValueError(f"the case is one of a {'model' if case.model else 'layer'}, and {target} is none")
+    if face.variant != variant and not (face.variant.textbook and variant.inputs == TEXTBOOK.inputs and not variant.data):
+        raise ValueError(f"the case is one of the variant ({variant.words}), and {target} declares ({face.variant.words or 'none'})")
+    bench = Bench(replace(face, variant=variant), tol.PRECISIONS[dtype], face.make())
     e = evidence_on(bench, case, check).get(check)
     if e is None:
         return Result(check, dtype, NOT_PROVIDED, reason="the candidate gives nothing that this check could judge")

@@ -56,7 +56,7 @@ def shrink(
         if (found := fails(plainer)) is not None:
             case, evidence = plainer, found
     what = (check, target, bench.precision.name, case.spec, case.inputs, case.cotangents, evidence[check])
-    return Counterexample(*what, bench.output_names, way=bench.candidate.kind), evidence
+    return Counterexample(*what, bench.output_names, way=bench.candidate.kind, variant=bench.candidate.variant), evidence
 
 
 def _simpler_numbers(current: Callable[[], Case], dtype: np.dtype) -> Iterator[Case]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..cases import Spec
+from ..reference.variant import TEXTBOOK, Variant
 
 PASS, FAIL, UNRESOLVED, ZERO = "pass", "fail", "unresolved", "zero"  # of one check in one case
 CANNOT_TELL, TIMEOUT, NOT_RUN = "cannot tell", "timeout", "not run"  # any of these leaves a run without a verdict
@@ -52,6 +53,7 @@ class Counterexample:
     outputs: tuple[str, ...] = ("h", "c_T")
     primary: bool = True
     way: str = "pullback"
+    variant: Variant = TEXTBOOK
 
 
 @dataclass(frozen=True)

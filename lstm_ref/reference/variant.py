@@ -185,7 +185,12 @@ class Variant:
     @property
     def words(self) -> str:
         """What to write for it: the fields that are not the textbook's."""
-        return ", ".join(f"{f.name}={getattr(self, f.name)!r}" for f in fields(self) if getattr(self, f.name) != f.default)
+        return ", ".join(f"{k}={v!r}" for k, v in self.declared.items())
+
+    @property
+    def declared(self) -> dict[str, Any]:
+        """The fields that are not the textbook's."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
 
     @property
     def inputs(self) -> tuple[str, ...]:

@@ -69,6 +69,7 @@ def _facts(x: Examination, target: str) -> list[str]:
     lines = [_line("way", f"a layer, differentiated by {_kind(target)}" if framework else f"{WAYS[face.kind]}; {again}")]
     if not student:
         lines += [_line("layout", layout(face.layout)), _line("limits", limits(face))]
+        lines += [_line("variant", face.variant.words)] if not face.variant.textbook else []
     if face.model:
         lines.append(_line("reduction", face.reduction))
     where = f"   at {words.sizes(x.sizes)}" if x.sizes else ""
