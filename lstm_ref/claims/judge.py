@@ -10,6 +10,7 @@ tolerance. Where it fits and where not, by place (T = 1, t = 1 < T, 1 < t < T, t
 
 from __future__ import annotations
 
+import fnmatch
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -17,8 +18,8 @@ from typing import NamedTuple
 import numpy as np
 
 from ..judgement import tolerances as tol
-from ..judgement.comparison import compare
-from ..judgement.verdict import FAIL, PASS, Evidence
+from ..judgement.comparison import Block, compare_all
+from ..judgement.verdict import FAIL, PASS, ZERO, Evidence
 from ..truth.differences import COMPLEX_STEP
 from . import drawn
 from .printed import CLAIMS, Claim
@@ -100,6 +101,15 @@ class Bench:
         return self._known[key]
 
 
+def matching(pattern: str) -> list[Claim]:
+    """The claims whose id one of the patterns matches, given with commas. Raises ValueError where none does."""
+    patterns = [p.strip() for p in pattern.split(",")]
+    found = [claim for claim in CLAIMS if any(fnmatch.fnmatchcase(claim.id, p) for p in patterns)]
+    if not found:
+        raise ValueError(f"no claim has an id like {pattern!r}; the ids begin with P1., P2., P3. or P4., and `lstm-ref claims` lists them")
+    return found
+
+
 def rulings(claims: Iterable[Claim] = CLAIMS, bench: Bench | None = None) -> list[Ruling]:
     """Judge claims on the sequences of a bench; by default on the fixed stream."""
     bench = bench or Bench(drawn.stream())
@@ -111,12 +121,9 @@ def ruling(claim: Claim, bench: Bench, search: bool = True) -> Ruling:
     verdicts = {reading: verdict(claim, bench, reading) for reading in READINGS}
     corrected = None
     if claim.corrected is not None:
-        truth = "total"
-        corrected = _word(claim, _looks(claim._replace(formula=claim.corrected), bench, "total", truth))
-    found = {}
-    for reading, word in verdicts.items() if search else ():
-        if word not in RIGHT:
-            found[reading] = counterexample(claim, bench, reading)
+        corrected = _word(claim, _looks(claim._replace(formula=claim.corrected), bench, "total", "total"))
+    failing = [reading for reading, word in verdicts.items() if search and word not in RIGHT]
+    found = {reading: counterexample(claim, bench, reading) for reading in failing}
     return Ruling(claim, verdicts, tuple(_notes(claim, bench, verdicts)), corrected, {k: v for k, v in found.items() if v is not None})
 
 
@@ -138,7 +145,9 @@ def _is_partial(claim: Claim) -> bool:
 
 def _gradient(claim: Claim) -> bool:
     """Whether the claim is about gradients of an LSTM, which can be truncated."""
-    return claim.network != "rnn" and claim.kind == "equation" and all(k[0] == "d" and k != "d_h" or k[:6] == "step d" for k in claim.due)
+    if claim.network == "rnn" or claim.kind != "equation":
+        return False
+    return all(k[0] == "d" or k[:6] == "step d" for k in claim.due)
 
 
 def _notes(claim: Claim, bench: Bench, verdicts: dict[str, str]) -> Iterator[str]:
@@ -155,8 +164,13 @@ def _notes(claim: Claim, bench: Bench, verdicts: dict[str, str]) -> Iterator[str
     if _is_partial(claim) and LOCAL in verdicts.values():
         yield f"as a total derivative: {_word(claim, _looks(claim, bench, 'total', 'total'))}"
     if claim.network == "squared" and "E_delta" in claim.printed and claim.id != "P2.delta":
-        words = {sign: _word(claim, _looks(claim, bench, "printed", "total", sign)) for sign in (1, -1)}
-        yield f"sign: with the printed E_delta = y − h_t, {words[1]}" + (f"; turned round, {words[-1]}" if words[1] == WRONG else "")
+        as_it_is, turned_round = (_word(claim, _looks(claim, bench, "printed", "total", sign)) for sign in (1, -1))
+        yield f"sign: with the printed E_delta = y − h_t, {as_it_is}" + (f"; turned round, {turned_round}" if as_it_is == WRONG else "")
+    if claim.kind == "bound" and verdicts["alone"] == HOLDS:
+        ratios: dict[str, float] = {}
+        for look in _looks(claim, bench, "alone", "total"):
+            ratios[look.place] = max(ratios.get(look.place, 0.0), look.evidence.ratio)
+        yield "the left side comes up to " + ", ".join(f"{r:.3g} of the right one where {place}" for place, r in sorted(ratios.items()))
     for aside in claim.asides:
         other = claim._replace(due=aside.due, formula=aside.formula)
         words = {reading: verdict(other, bench, reading) for reading in READINGS}
@@ -174,39 +188,42 @@ def _looks(claim: Claim, bench: Bench, reading: str, truth: str, sign: int = 1) 
     return found
 
 
-def looks(claim: Claim, sequence, reading: str, truth: str = "total", sign: int = 1) -> Iterator[Look]:
+def looks(claim: Claim, sequence, reading: str, truth: str = "total", sign: int = 1) -> list[Look]:
     """Hold a claim against the truth ("total", "truncated" or "local") on one sequence, step by step and key by key."""
     width = "H = 1" if sequence.H == 1 else "H > 1"
     flow = "truncated" if claim.id[:2] == "P4" and reading == "alone" else reading
-    for place, t in sequence.places(claim.at):
-        if claim.kind == "bound":
-            yield Look("bound", t, place, width, _bound(claim, sequence, flow, t))
-            continue
-        step = sequence.step(flow, t)
-        for key, claimed in zip(claim.due, claim.formula(step), strict=True):
-            due, condition = sequence.due(key, t, truth, reading)
-            claimed = np.asarray(claimed)
+    places = sequence.places(claim.at)
+    if claim.kind == "bound":
+        return [Look("bound", t, place, width, _bound(claim, sequence, flow, t)) for place, t in places]
+    where, blocks = [], []
+    for place, t in places:
+        for key, claimed in zip(claim.due, claim.formula(sequence.step(flow, t)), strict=True):
             if claim.kind == "rule":  # the direction in which it goes as α grows
                 claimed = -np.imag(claimed) / COMPLEX_STEP
-            evidence = compare(key, sign * claimed, due, condition, P)
-            yield Look(key, t, place, width, evidence)
+            where.append((key, t, place, width))
+            due, condition = sequence.due(key, t, truth, reading)
+            blocks.append(Block(key, sign * np.asarray(claimed), due, condition, P.u))
+    return [Look(*at, evidence) for at, evidence in zip(where, compare_all(blocks, P), strict=True)]
 
 
 def _bound(claim: Claim, sequence, reading: str, t: int) -> Evidence:
-    """Whether left ≤ right, entry by entry, within what noise does to both sides."""
+    """Whether left ≤ right, entry by entry, within what noise does to both sides; `ratio` is the largest left ÷ right."""
     left, right = (np.atleast_1d(q).astype(float) for q in claim.formula(sequence.step(reading, t)))
-    lanes = [claim.formula(s) for s in sequence.noisy_steps(reading, t)]
-    sides = {"left": np.array([np.atleast_1d(q) for q, _ in lanes]), "right": np.array([np.atleast_1d(q) for _, q in lanes])}
-    judged = np.isfinite(sides["right"]).all(0) & np.isfinite(right) & (left != 0)
-    if not judged.any():
-        return Evidence("zero")
-    conditions = tol.conditions(tol.Lanes({k: v[:, judged] for k, v in sides.items()}, 0.0, 0.0), P, frozenset())
-    limit = sum(tol.tolerance(c, P.u) for c in conditions.values())
-    over = (left[judged] - right[judged]) / limit
-    at = int(np.argmax(over))
-    index = (int(np.flatnonzero(judged)[at]),)
-    outcome = PASS if over[at] <= 1 else FAIL
-    return Evidence(outcome, float(over[at]), "bound", index, float(left[index]), float(right[index]), rule="left ≤ right + κ·u·C")
+    spoken = (left != 0) & (right < np.inf)  # where the claim is silent it says 0 ≤ or ≤ ∞
+    if not spoken.any():
+        return Evidence(ZERO)
+    over, limit = left - right, np.zeros(left.shape)
+    if (over > 0).any():
+        lanes = [claim.formula(s) for s in sequence.noisy_steps(reading, t)]
+        sides = {n: np.array([np.atleast_1d(sides[n])[spoken] for sides in lanes]) for n in (0, 1)}
+        conditions = tol.conditions(tol.Lanes({str(n): v for n, v in sides.items()}, 0.0, 0.0), P, frozenset())
+        limit[spoken] = sum(tol.tolerance(c, P.u) for c in conditions.values())
+    at = int(np.argmax(np.where(spoken, over - limit, -np.inf)))
+    outcome = FAIL if over[at] > limit[at] else PASS
+    values = (float(left[at]), float(right[at]), None, float(over[at]), float(limit[at]), "left ≤ right + κ·u·C")
+    with np.errstate(divide="ignore"):
+        reached = float(np.max(left[spoken] / right[spoken]))
+    return Evidence(outcome, reached, "bound", (at,) if left.size > 1 else (), *values)
 
 
 def _word(claim: Claim, found: list[Look]) -> str:

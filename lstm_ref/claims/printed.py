@@ -163,8 +163,9 @@ P1 = (
         lambda s: (s.dh * s.o * (1 - tanh(s.c) ** 2),),
         "dJ/dC_t = dJ/dh_t ⊙ o_t ⊙ (1 − tanh²(C_t)) + dJ/dC_{t+1} ⊙ f_{t+1} (nothing from T+1)",
         lambda s: (s.dh * s.o * (1 - tanh(s.c) ** 2) + s.next.dc * s.next.f,),
-        why="C_t is read by h_t and, through the forget gate, by C_{t+1}. The second path is the whole point of an LSTM, and it is missing "
-        "from the formula (the text adds it only at the end, in prose). Putting the right dJ/dh_t in does not bring it back.",
+        why="C_t is read by h_t and, through the forget gate, by C_{t+1}. The second path is the whole point of an LSTM, and it is "
+        "missing from the formula (the text adds it only at the end, in prose). Putting the right dJ/dh_t in does not bring it "
+        "back.",
     ),
     Claim(
         "P1.c_tilde",
@@ -215,8 +216,8 @@ P1 = (
         lambda s: (s.dc * s.f,),
         "dJ/dC_{t-1} = dJ/dC_t ⊙ f_t + dJ/dh_{t-1} ⊙ o_{t-1} ⊙ (1 − tanh²(C_{t-1})); for C_0 the first term alone",
         lambda s: (s.dc * s.f + s.prev.dh * s.prev.o * (1 - tanh(s.prev.c) ** 2),),
-        why="This is what arrives at C_{t-1} from step t, not all that C_{t-1} gets: it also made h_{t-1}. Only C_0 made no h. In code, this "
-        "value is the dc_next that the step before adds to its own part.",
+        why="This is what arrives at C_{t-1} from step t, not all that C_{t-1} gets: it also made h_{t-1}. Only C_0 made no h. In "
+        "code, this value is the dc_next that the step before adds to its own part.",
     ),
     Claim(
         "P1.z",
@@ -241,9 +242,9 @@ P1 = (
             outer(s.dv, s.h),
             s.dv,
         ),
-        why="This is the share of one step, right given right dJ/da_k. All steps use the same weights, so the gradient of a weight is the sum "
-        "of the shares (P1.through_time); one share is the whole only where T = 1. The output layer sees no later step, so its shares are "
-        "right under both readings.",
+        why="This is the share of one step, right given right dJ/da_k. All steps use the same weights, so the gradient of a weight "
+        "is the sum of the shares (P1.through_time); one share is the whole only where T = 1. The output layer sees no later "
+        "step, so its shares are right under both readings.",
     ),
     Claim(
         "P1.through_time",
@@ -262,8 +263,8 @@ P1 = (
             sum(r.dv for r in s.steps),
         ),
         at="whole",
-        why="Adding up is right, of the right things: the shares of total derivatives. The sum of shares that each know only their own step's "
-        "loss is not a gradient of anything once T > 1.",
+        why="Adding up is right, of the right things: the shares of total derivatives. The sum of shares that each know only their "
+        "own step's loss is not a gradient of anything once T > 1.",
     ),
     Claim(
         "P1.update",
@@ -283,7 +284,8 @@ P1 = (
         ),
         at="whole",
         kind="rule",
-        why="A rule, not an equation: there is no derivative it could be. What can be checked is that it walks along −dJ/dW, at the speed α.",
+        why="A rule, not an equation: there is no derivative it could be. What can be checked is that it walks along −dJ/dW, at the"
+        " speed α.",
     ),
 )
 
@@ -312,8 +314,9 @@ P2 = (
         lambda s: (s.target - s.h,),
         "dE/dh_t = h_t − y_t + Σ_k wh_kᵀ dE/dZ_k,t+1 (nothing from T+1)",
         lambda s: (s.h - s.target + from_next(s),),
-        why="Two things. The sign: d/dh ½(h − y)² = h − y; with y − h every gradient of the text points uphill (the update W ← W − α dE/dW "
-        "would then have to be W + α …). And h_t is read by the gates of t+1, too, so even with the right sign it holds at t = T only.",
+        why="Two things. The sign: d/dh ½(h − y)² = h − y; with y − h every gradient of the text points uphill (the update W ← W − "
+        "α dE/dW would then have to be W + α …); a mean in place of ½ Σ would only bring a constant factor. And h_t is read by "
+        "the gates of t+1, too, so even with the right sign it holds at t = T only.",
     ),
     Claim(
         "P2.o",
@@ -365,11 +368,9 @@ P2 = (
         lambda s: (s.E_delta * s.o * (1 - tanh(s.c) ** 2) * s.f,),
         "dE/dc_{t-1} = dE/dc_t f_t + dE/dh_{t-1} o_{t-1} (1 − tanh²(c_{t-1})); for c_0 the first term alone",
         lambda s: (s.dc * s.f + s.prev.dh * s.prev.o * (1 - tanh(s.prev.c) ** 2),),
-        asides=(
-            Aside("under the name that is printed, dE/dc_t", ("dc",), lambda s: (s.E_delta * s.o * (1 - tanh(s.c) ** 2) * s.f,)),
-        ),
-        why="Three things. The left side is printed as dE/dc_t, and means dE/dc_{t-1}. The factor before f is the incomplete dE/dc_t of P2.c. "
-        "And c_{t-1} also made h_{t-1}, whose gradient is left out; only c_0 made none.",
+        asides=(Aside("under the name that is printed, dE/dc_t", ("dc",), lambda s: (s.E_delta * s.o * (1 - tanh(s.c) ** 2) * s.f,)),),
+        why="Three things. The left side is printed as dE/dc_t, and means dE/dc_{t-1}. The factor before f is the incomplete "
+        "dE/dc_t of P2.c. And c_{t-1} also made h_{t-1}, whose gradient is left out; only c_0 made none.",
     ),
     Claim(
         "P2.W_o",
@@ -404,7 +405,8 @@ P2 = (
                 lambda s: (s.E_delta * s.o * (1 - tanh(s.c) ** 2) * s.c_prev * sigma(s.a.f) * (1 - sigma(s.a.f)),),
             ),
         ),
-        why="The dE/dc_t inside it is the incomplete one of P2.c, so the share is right at t = T only. The bias line has the wrong name: it is b_f's.",
+        why="The dE/dc_t inside it is the incomplete one of P2.c, so the share is right at t = T only. The bias line has the wrong "
+        "name: it is b_f's.",
     ),
     Claim(
         "P2.W_i",
@@ -507,10 +509,10 @@ P3 = (
                 lambda s: (s.dh[s.t] @ product([diag(s.slope[i]) @ s.W for i in reversed(range(s.k + 1, s.t + 1))], len(s.W)),),
             ),
         ),
-        why="δ is ∂E/∂net. From net_t back to net_{t-1} the error passes W first and the slope φ'(net_{t-1}) after it: δᵀ W diag[φ']. The printed "
-        "order multiplies by the slope first. Numbers commute, matrices do not, so a check with one unit passes. The order diag[φ'] W belongs to "
-        "∂E/∂h, and there the product runs over k+1 … t. And the formula carries only the error of step t: where steps between have errors, "
-        "they add.",
+        why="δ is ∂E/∂net. From net_t back to net_{t-1} the error passes W first and the slope φ'(net_{t-1}) after it: δᵀ W "
+        "diag[φ']. The printed order multiplies by the slope first. Numbers commute, matrices do not, so a check with one unit "
+        "passes. The order diag[φ'] W belongs to ∂E/∂h, and there the product runs over k+1 … t. And the formula carries only "
+        "the error of step t: where steps between have errors, they add.",
     ),
     Claim(
         "P3.rnn_bound",
@@ -525,8 +527,8 @@ P3 = (
             + sum(norms(s.s[i] @ diag(s.slope[i])) * beta(s) ** (i - s.k) for i in range(s.k, s.t)),
         ),
         kind="bound",
-        why="Right for what the error of step t sends back (the wrong order in P3.rnn_error has the same norms, so it does no harm). It is not a "
-        "bound on the total derivative, to which every step between adds its own error.",
+        why="Right for what the error of step t sends back (the wrong order in P3.rnn_error has the same norms, so it does no "
+        "harm). It is not a bound on the total derivative, to which every step between adds its own error.",
     ),
     Claim(
         "P3.rnn_bound.vanishes",
@@ -546,12 +548,12 @@ P3 = (
         "where β_f β_W > 1, the gradient explodes: ‖δ_tᵀ‖ ≤ ‖δ_kᵀ‖",
         ("bound",),
         lambda s: (np.where(beta(s) > 1, norms(s.delta[s.t]), 0), norms(s.delta[s.k])),
-        "‖δ_tᵀ‖₂ Π_i σ_min(W diag[φ'(net_i)]) ≤ ‖δ_kᵀ‖₂ for the error of step t alone: it must explode where the smallest singular values are "
-        "above 1, not where a bound is",
+        "‖δ_tᵀ‖₂ Π_i σ_min(W diag[φ'(net_i)]) ≤ ‖δ_kᵀ‖₂ for the error of step t alone: it must explode where the smallest "
+        "singular values are above 1, not where a bound is",
         lambda s: (norm(s.delta[s.t]) * growth(s), norm(s.delta_of_t[s.k])),
         kind="bound",
-        why="A bound from above that grows says nothing: what lies under it may still shrink. β_f is the largest slope and β_W the largest "
-        "stretch, and the error of one unit may meet neither.",
+        why="A bound from above that grows says nothing: what lies under it may still shrink. β_f is the largest slope and β_W the "
+        "largest stretch, and the error of one unit may meet neither.",
     ),
     Claim(
         "P3.rnn_sum",
@@ -568,8 +570,8 @@ P3 = (
         "‖∇_{W_k} E‖ ≤ ‖δ_tᵀ‖ (β_f β_W)^{t−k} ‖h_{k-1}‖ for the error of step t alone, in the 2-norm: a bound shrinks, where β_f β_W < 1",
         lambda s: (norm(outer(s.delta_of_t[s.k], s.h_prev[s.k])), norm(s.delta[s.t]) * beta(s)[1] ** (s.t - s.k) * norm(s.h_prev[s.k])),
         kind="bound",
-        why="The share of a step is ‖δ_k‖ ‖h_{k-1}‖: even where δ_k shrinks, a small h_k makes the share of the step after it small. Plots of one "
-        "network show one network.",
+        why="The share of a step is ‖δ_k‖ ‖h_{k-1}‖: even where δ_k shrinks, a small h_k makes the share of the step after it "
+        "small. Plots of one network show one network.",
     ),
     Claim(
         "P3.gates",
@@ -599,11 +601,12 @@ P3 = (
         "c_t depends on c_{t-1} through f_t alone, with no W in between: ∂c_t/∂c_{t-1} = diag[f_t] (our reading of the text)",
         ("∂c/∂c_prev",),
         lambda s: (diag(s.f),),
-        "∂c_t/∂c_{t-1} = diag[f_t] + (diag[c_{t-1} f (1−f)] W_fh + diag[c̃ i (1−i)] W_ih + diag[i (1−c̃²)] W_ch) diag[o_{t-1} (1 − tanh²(c_{t-1}))]; "
-        "the second part only for t > 1",
+        "∂c_t/∂c_{t-1} = diag[f_t] + (diag[c_{t-1} f (1−f)] W_fh + diag[c̃ i (1−i)] W_ih + diag[i (1−c̃²)] W_ch) diag[o_{t-1} "
+        "(1 − tanh²(c_{t-1}))]; the second part only for t > 1",
         lambda s: (diag(s.f) + gate_path(s),),
-        why="True of the direct edge, with the gates held. But c_{t-1} also makes h_{t-1}, which all gates of step t read through their W_h. The "
-        "direct edge is what keeps the gradient alive; it is not the whole derivative.",
+        why="True of the direct edge, with the gates held. But c_{t-1} also makes h_{t-1}, which all gates of step t read through "
+        "their W_h. The direct edge is what keeps the gradient alive; it is not the whole derivative. (That the cell state "
+        "carries the gradient further than a plain RNN does is no formula, and is not judged.)",
     ),
 )
 
@@ -611,9 +614,7 @@ P3 = (
 def gate_path(s):
     """The path c_{t-1} → h_{t-1} → f_t, i_t, c̃_t → c_t, gate by gate."""
     gates = (
-        diag(s.c_prev * s.f * (1 - s.f)) @ s.W_h.f
-        + diag(s.c_tilde * s.i * (1 - s.i)) @ s.W_h.i
-        + diag(s.i * (1 - s.c_tilde**2)) @ s.W_h.c
+        diag(s.c_prev * s.f * (1 - s.f)) @ s.W_h.f + diag(s.c_tilde * s.i * (1 - s.i)) @ s.W_h.i + diag(s.i * (1 - s.c_tilde**2)) @ s.W_h.c
     )
     return gates @ diag(s.prev.o * (1 - tanh(s.prev.c) ** 2))
 
@@ -651,7 +652,8 @@ P4 = (
         "∂E/∂w_f = ∂E/∂C_t · ∂C_t/∂f_t · ∂f_t/∂w_f",
         ("step dW_f",),
         lambda s: (outer(s.dc * s.c_prev * s.f * (1 - s.f), s.z),),
-        why="The share of step t, right given the total ∂E/∂C_t. As printed, without a sum over t, it is the gradient of w_f only where T = 1.",
+        why="The share of step t, right given the total ∂E/∂C_t. As printed, without a sum over t, it is the gradient of w_f only "
+        "where T = 1.",
     ),
     Claim(
         "P4.cell_last",
@@ -673,9 +675,9 @@ P4 = (
             ),
         ),
         at="t < T",
-        why="The recursion is exact if ∂E/∂h_t is the total derivative, which has the path h_t → gates of t+1 in it. If ∂E/∂h_t is the output "
-        "layer's gradient alone, what comes out is the truncated gradient of the LSTM of 1997, in which no error leaves a cell through the "
-        "gates: a gradient people trained with, but not ∂E/∂C_t.",
+        why="The recursion is exact if ∂E/∂h_t is the total derivative, which has the path h_t → gates of t+1 in it. If ∂E/∂h_t is "
+        "the output layer's gradient alone, what comes out is the truncated gradient of the LSTM of 1997, in which no error "
+        "leaves a cell through the gates: a gradient people trained with, but not ∂E/∂C_t.",
     ),
     Claim("P4.dh_dC", "∂h_t/∂C_t = o_t (1 − tanh²(C_t))", ("∂h/∂c",), lambda s: (diag(s.o * (1 - tanh(s.c) ** 2)),)),
     Claim(
@@ -683,11 +685,12 @@ P4 = (
         "∂C_{t+1}/∂C_t = f_{t+1}",
         ("∂c/∂c_prev",),
         lambda s: (diag(s.f),),
-        "∂C_t/∂C_{t-1} = diag[f_t] + (diag[C_{t-1} f (1−f)] W_fh + diag[c̃ i (1−i)] W_ih + diag[i (1−c̃²)] W_ch) diag[o_{t-1} (1 − tanh²(C_{t-1}))]",
+        "∂C_t/∂C_{t-1} = diag[f_t] + (diag[C_{t-1} f (1−f)] W_fh + diag[c̃ i (1−i)] W_ih + diag[i (1−c̃²)] W_ch) diag[o_{t-1} "
+        "(1 − tanh²(C_{t-1}))]",
         lambda s: (diag(s.f) + gate_path(s),),
         at="t > 1",
-        why="Right with the gates held, as the chain rule of P4.cell needs it: there the path through h_t is counted in ∂E/∂h_t. As a total "
-        "derivative it lacks that path.",
+        why="Right with the gates held, as the chain rule of P4.cell needs it: there the path through h_t is counted in ∂E/∂h_t. As"
+        " a total derivative it lacks that path.",
     ),
     Claim("P4.dC_df", "∂C_t/∂f_t = C_{t-1}", ("∂c/∂f",), lambda s: (diag(s.c_prev),)),
     Claim(
@@ -696,10 +699,9 @@ P4 = (
         ("∂f/∂W_f",),
         lambda s: (own_rows(s.f * (1 - s.f), np.append(s.h_prev, s.x)),),
         "∂f_t/∂w_f = f_t (1 − f_t) ([h_{t-1}, x_t] on its own row + W_fh ∂h_{t-1}/∂w_f); ∂h_0/∂w_f = 0",
-        lambda s: (
-            own_rows(s.f * (1 - s.f), np.append(s.h_prev, s.x)) + np.einsum("j,jm,mkb->jkb", s.f * (1 - s.f), s.W_h.f, s.dh_dW(1)),
-        ),
-        why="Right with h_{t-1} held, as P4.w_f needs it. But h_{t-1} was made with the same w_f: as a total derivative it holds at t = 1 only.",
+        lambda s: (own_rows(s.f * (1 - s.f), np.append(s.h_prev, s.x)) + np.einsum("j,jm,mkb->jkb", s.f * (1 - s.f), s.W_h.f, s.dh_dW(1)),),
+        why="Right with h_{t-1} held, as P4.w_f needs it. But h_{t-1} was made with the same w_f: as a total derivative it holds at"
+        " t = 1 only.",
     ),
 )
 

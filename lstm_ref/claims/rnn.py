@@ -118,9 +118,7 @@ class Rnn:
     @cached_property
     def _conditions(self) -> dict[str, dict[str, tol.Condition]]:
         steps = frozenset(("dnet", "dh", "share"))
-        return {
-            reading: tol.conditions(tol.Lanes({k: run[k] for k in SHARES}, 0.0, 0.0), P, steps) for reading, run in self.lanes.items()
-        }
+        return {reading: tol.conditions(tol.Lanes({k: run[k] for k in SHARES}, 0.0, 0.0), P, steps) for reading, run in self.lanes.items()}
 
     def due(self, key: str, k: int | None, truth: str, reading: str) -> tuple[np.ndarray, tol.Condition]:
         """What is true of `key` at step k (of the whole where k is None), under the E of the reading, and its condition."""
@@ -137,10 +135,7 @@ class Rnn:
     def noisy_steps(self, reading: str, k: int | None) -> list[SimpleNamespace]:
         """The same quantities with noise, one namespace per lane: what a bound's own rounding is learnt from."""
         lanes = [{q: {name: v[lane] for name, v in run.items()} for q, run in self.lanes.items()} for lane in range(tol.LANES)]
-        return [
-            self._step(reading, k, run[reading]["h"], run[reading], {q: v["dnet"] for q, v in run.items()})
-            for run in lanes
-        ]
+        return [self._step(reading, k, run[reading]["h"], run[reading], {q: v["dnet"] for q, v in run.items()}) for run in lanes]
 
     def _step(self, reading: str, k: int | None, h, found: dict, dnet: dict) -> SimpleNamespace:
         """`s` are the errors of the steps under the reading, `delta_of_t` what the error of step t alone makes of δ."""

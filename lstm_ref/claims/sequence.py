@@ -33,6 +33,8 @@ class Sequence:
     def __init__(self, arrays: dict[str, np.ndarray]):
         self.arrays = arrays
         self.inputs = {k: v for k, v in arrays.items() if k != "target"}
+        self._found: dict[tuple, tuple[np.ndarray, tol.Condition]] = {}
+        self._rows: dict[tuple, tuple[autodiff.Truth, dict[str, tol.Condition]]] = {}
         self.T, _, self.D = arrays["x"].shape
         self.H = arrays["h0"].shape[1]
         if "W_v" in arrays:
@@ -107,6 +109,11 @@ class Sequence:
         gradient ("wx", "wh": its columns), "dW_f" the whole, "W_f", "d_h" what is given, "∂h/∂c" a Jacobian, whose truth
         is "local" (all else held) or "total". For gradients the truth is "total" or "truncated".
         """
+        if (key, t, truth) not in self._found:
+            self._found[key, t, truth] = self._due(key, t, truth, reading)
+        return self._found[key, t, truth]
+
+    def _due(self, key: str, t: int | None, truth: str, reading: str) -> tuple[np.ndarray, tol.Condition]:
         if key.startswith("∂"):
             return self._jacobian(key, t, truth)
         if key in ("W_f", "d_h"):
@@ -140,10 +147,6 @@ class Sequence:
             return truths.gradients["c0"], conditions["dc0"]
         name, steps_back = ("c", -2) if by == "c_prev" else (by, -1)
         return truths.gradients[name][steps_back], tol.part(conditions[f"d{name}"], steps_back)
-
-    @cached_property
-    def _rows(self) -> dict:
-        return {}
 
     def _run_rows(self, of: str, first: int, last: int) -> tuple[autodiff.Truth, dict[str, tol.Condition]]:
         """Autodiff over steps first … last with one batch entry per unit of h or c at the last: the rows of a Jacobian."""
