@@ -209,17 +209,17 @@ def looks(claim: Claim, sequence, reading: str, truth: str = "total", sign: int 
 def _bound(claim: Claim, sequence, reading: str, t: int) -> Evidence:
     """Whether left ≤ right, entry by entry, within what noise does to both sides; `ratio` is the largest left ÷ right."""
     left, right = (np.atleast_1d(q).astype(float) for q in claim.formula(sequence.step(reading, t)))
-    spoken = (left != 0) & (right < np.inf)  # where the claim is silent it says 0 ≤ or ≤ ∞
+    spoken = (left != 0) & (right != np.inf)  # where the claim is silent it says 0 ≤ or ≤ ∞
     if not spoken.any():
         return Evidence(ZERO)
     over, limit = left - right, np.zeros(left.shape)
-    if (over > 0).any():
+    if not (over[spoken] <= 0).all():
         lanes = [claim.formula(s) for s in sequence.noisy_steps(reading, t)]
         sides = {n: np.array([np.atleast_1d(sides[n])[spoken] for sides in lanes]) for n in (0, 1)}
         conditions = tol.conditions(tol.Lanes({str(n): v for n, v in sides.items()}, 0.0, 0.0), P, frozenset())
         limit[spoken] = sum(tol.tolerance(c, P.u) for c in conditions.values())
     at = int(np.argmax(np.where(spoken, over - limit, -np.inf)))
-    outcome = FAIL if over[at] > limit[at] else PASS
+    outcome = PASS if (over <= limit)[spoken].all() else FAIL  # NaN fails
     values = (float(left[at]), float(right[at]), None, float(over[at]), float(limit[at]), "left ≤ right + κ·u·C")
     with np.errstate(divide="ignore"):
         reached = float(np.max(left[spoken] / right[spoken]))

@@ -36,7 +36,7 @@ class Claim(NamedTuple):
     """One printed formula.
 
     `at` says where it is claimed: "every step", "t = T", "t < T", "t > 1", or once about the "whole". `kind` is
-    "equation", "bound" (the formula gives the left and the right side of ≤, or None where the claim is silent) or "rule". `correction`
+    "equation", "bound" (the formula gives the left and the right side of ≤; 0 ≤ or ≤ ∞ says nothing) or "rule". `correction`
     and `corrected` are what is right instead, as text and as code, judged as the claim is; `why` tells a student.
     """
 
@@ -474,7 +474,9 @@ def matrix_norms(M):
 
 def beta(s):
     """β_f β_W with the smallest bounds there are: the largest ‖diag[φ'(net_i)]‖ of the steps k … t−1, and ‖W‖ itself."""
-    return np.max([matrix_norms(diag(s.slope[i])) for i in range(s.k, s.t)], axis=0) * matrix_norms(s.W)
+    if not hasattr(s, "beta"):
+        s.beta = np.max([matrix_norms(diag(s.slope[i])) for i in range(s.k, s.t)], axis=0) * matrix_norms(s.W)
+    return s.beta
 
 
 def growth(s):

@@ -57,6 +57,7 @@ class Rnn:
     def __init__(self, arrays: dict[str, np.ndarray]):
         self.arrays = arrays
         self.T, self.H = arrays["a"].shape
+        self._noisy: dict[tuple, list[SimpleNamespace]] = {}
 
     def places(self, at: str) -> list[tuple[str, int | None]]:
         """Where a claim about the steps k < t = T is judged; once where it is about the whole."""
@@ -134,6 +135,11 @@ class Rnn:
 
     def noisy_steps(self, reading: str, k: int | None) -> list[SimpleNamespace]:
         """The same quantities with noise, one namespace per lane: what a bound's own rounding is learnt from."""
+        if (reading, k) not in self._noisy:
+            self._noisy[reading, k] = self._noisy_steps(reading, k)
+        return self._noisy[reading, k]
+
+    def _noisy_steps(self, reading: str, k: int | None) -> list[SimpleNamespace]:
         lanes = [{q: {name: v[lane] for name, v in run.items()} for q, run in self.lanes.items()} for lane in range(tol.LANES)]
         return [self._step(reading, k, run[reading]["h"], run[reading], {q: v["dnet"] for q, v in run.items()}) for run in lanes]
 
