@@ -193,6 +193,30 @@ def identify(target: Target, dtype: Annotated[str, typer.Option(help="float64 or
 
 
 @app.command()
+def claims(
+    pattern: Annotated[str, typer.Argument(help="ids of claims, such as 'P1.*' or 'P2.W_f,P3.*'")] = "*",
+    seed: Annotated[int | None, typer.Option(help="seed of the drawn sequences (default: a fixed one)")] = None,
+    json: Annotated[bool, typer.Option("--json", help="print the verdicts as JSON")] = False,
+    markdown: Annotated[pathlib.Path | None, typer.Option(help="a page: write the verdicts between its two markers")] = None,
+) -> None:
+    """Judge published formulas of LSTM backpropagation: where each is exact, where not, and what is right instead."""
+    from .claims import drawn, judge
+    from .report import claims as report
+
+    console, seed = Console(), drawn.SEED if seed is None else seed
+    try:
+        found = judge.rulings(judge.matching(pattern), judge.Bench(drawn.stream(seed)))
+        if markdown is not None:
+            markdown.write_text(report.refreshed(markdown.read_text(encoding="utf-8"), found), encoding="utf-8")
+    except (ValueError, OSError) as error:
+        raise _usage(error) from None
+    if json:
+        console.print(report.dumps(found, seed), highlight=False, markup=False, soft_wrap=True)
+    else:
+        report.show(console, found, seed)
+
+
+@app.command()
 def power(
     profile: Annotated[str, typer.Option(help="quick, dev, ci or nightly")] = "quick",
     dtype: Annotated[str, typer.Option(help="dtypes, with commas")] = "float64",

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import ml_dtypes
@@ -170,6 +171,12 @@ def _noisy_run(inputs: dict, cotangents: dict, keep: _Noise) -> Lanes:
     return Lanes(run, forward_peak, float(np.max(keep.peaks)))
 
 
+def noise(precision: Precision) -> Callable:
+    """The hook of a noisy run, for a function that is written as the reference is and rewritten by `rewrite.hooked`: its
+    stored arrays end in (lanes, batch, units)."""
+    return _Noise(precision, sigmoid_tail=False, forget_bias=0.0)
+
+
 class _Noise:
     """The hook that stores q with noise on it: q + η·g(n)·ξ·max(A, m)."""
 
@@ -262,6 +269,12 @@ def conditions(run: Lanes, p: Precision, by_step: frozenset[str]) -> dict[str, C
             # a peak that is NaN is not in range
             found[key] = Condition(value, block + BLOCK_SHARE * share, float(scale[n]), bool(peak <= limit), bool(first_order[n]))
     return found
+
+
+def part(c: Condition, index) -> Condition:
+    """The condition of one part of a block, of one time step for instance, judged as a block of its own."""
+    clean = c.clean[index]
+    return c._replace(clean=clean, C=c.C[index], scale=float(np.max(np.abs(clean), initial=PRECISIONS["float64"].m)))
 
 
 def tolerance(c: Condition, u: float) -> np.ndarray:
