@@ -48,6 +48,8 @@ class Point:
         """A quantity or its gradient, and the number of its first time step."""
         key = f"d{name}" * gradient or name
         if key not in self.kept:
+            if name.endswith("_next") and not gradient:
+                raise FormulaError(f"{name} is a gradient; d is due before it")
             get = self.page["total"] if gradient else self.page["here"].get
             if name.endswith("_next"):
                 found, first = np.stack([*get(f"{name[0]}_prev"), self.page[f"s_{name[0]}"]]), 0
@@ -55,8 +57,10 @@ class Point:
                 found, first = np.stack([get(f"{name}0"), *get(name)]), 0
             elif name in ("W", "b", "a"):
                 found, first = np.stack([get(f"{name}_{k}") for k in self.page["GATES"]]), 1
+            elif gradient and name not in self.page["here"]:
+                raise FormulaError(f"{name} has no gradient")
             else:
-                found, first = (get(name) if gradient or name in self.page["here"] else self.page[name] + (name == "y")), 1
+                found, first = (get(name) if name in self.page["here"] else self.page[name] + (name == "y")), 1
             self.kept[key] = found, first
         return self.kept[key]
 
@@ -201,7 +205,7 @@ class Formula:
 
         def value(env):
             (out, where), (tap, of) = (place(env, *side) for side in sides)
-            return env["point"].page["jacobian"](out, tap)[(*where, *of)]
+            return env["point"].page["jacobian"](out, tap)[(*where, *of)].item()
 
         return value
 
@@ -299,7 +303,7 @@ def look_up(env: dict, name: str, gradient: bool, subscripts: list):
     where: list = []
     for axis in AXES[name]:
         if given and given[0][0][0] in FITS[axis]:
-            where.append(offset(point, axis, given.pop(0)[1](env), first))
+            where.append(offset(point, axis, given.pop(0)[1](env), first, values.shape[len(where)]))
         elif axis == "b":
             where.append(env["b"] - 1)
         elif axis in "tk":
@@ -316,20 +320,24 @@ def place(env: dict, name: str, kind: str, subscripts: list) -> tuple[str, tuple
     """A quantity's name on the page, its gate in it, and the position of one entry; `kind` is the quantity whose axes it has."""
     if name.startswith("J"):
         return name, ()
+    axes = AXES.get(kind, "")
+    if len(axes) != len(subscripts) or not all(text[0] in FITS[k] for k, (text, _) in zip(axes, subscripts, strict=True)):
+        raise FormulaError(f"{kind} has no entry {', '.join(text for text, _ in subscripts)}")
     gate, where = "", []
-    for axis, (_, index) in zip(AXES[kind], subscripts, strict=True):
+    for axis, (_, index) in zip(axes, subscripts, strict=True):
         value = index(env)
         if axis == "k":
             gate = f"_{value}"
         else:
-            where.append(offset(env["point"], axis, value, 1))
+            where.append(offset(env["point"], axis, value, 1, env["point"].page["here"][name + gate].shape[len(where)]))
     return name + gate, tuple(where)
 
 
-def offset(point: Point, axis: str, value, first: int) -> int:
+def offset(point: Point, axis: str, value, first: int, size: int) -> int:
+    """Where the entry with that index lies on its axis."""
     if axis == "k":
         return point.page["GATES"].index(value)
     found = value - (first if axis == "t" else 1)
-    if found < 0:
+    if not 0 <= found < size:
         raise FormulaError(f"there is no {axis} = {value}")
     return found
