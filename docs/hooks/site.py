@@ -16,14 +16,13 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 LINK = re.compile(r"(\]\()(?!https?:|#)([^)#\s]+)")  # what stands in the parentheses of a link to a file
 FORMULA = re.compile(r'<(span|div) class="arithmatex">(?:\\\(|\\\[)(.*?)(?:\\\)|\\\])</\1>', re.S)
 TAG = re.compile(r"\\tag\{([^}]*)\}")
-TOUCHED_UP = {  # what latex2mathml leaves to be done
-    r"(?<=</mi>|</mn>)(<msup>)?(<mi>(?:&#x00064;|tanh|log)</mi>)": r'<mspace width="0.17em"/>\1\2',
-    r"(?<=</msub>|</msup>)(<msup>)?(<mi>(?:&#x00064;|tanh|log)</mi>)": r'<mspace width="0.17em"/>\1\2',
-    r"(?<=</msubsup>)(<msup>)?(<mi>(?:&#x00064;|tanh|log)</mi>)": r'<mspace width="0.17em"/>\1\2',
+TOUCHED_UP = {  # what is left to do: thin spaces, none after a sign; \mathrm{d} upright, accents close, ‖ ⟨ ⟩ small
+    r"(</(?:mi|mn|msub|msup|msubsup)>)(<msup>)?(<mi>(?:&#x00064;|tanh|log)</mi>)": r'\1<mspace width="0.17em"/>\2\3',
     r"(<mi>log</mi>)(?!<mo)": r'\1<mspace width="0.17em"/>',
-    r"<mi>&#x00064;</mi>": '<mi mathvariant="normal">d</mi>',  # \mathrm{d} is upright
+    r"((?:&#x00028;|&#x0003D;)</mo>)<mo>&#x02212;</mo>": r'\1<mo form="prefix">&#x02212;</mo>',
+    r"<mi>&#x00064;</mi>": '<mi mathvariant="normal">d</mi>',
     r"<mover>": '<mover accent="true">',
-    r"<m[io]>(&#x0(?:2016|27E8|27E9);)</m[io]>": r'<mo stretchy="false">\1</mo>',  # ‖ ⟨ ⟩
+    r"<m[io]>(&#x0(?:2016|27E8|27E9);)</m[io]>": r'<mo stretchy="false">\1</mo>',
 }
 
 
