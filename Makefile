@@ -9,7 +9,7 @@ export OPENBLAS_NUM_THREADS ?= 1
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help check test lint bench calibrate clean
+.PHONY: help check test lint bench calibrate docs clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -35,6 +35,9 @@ bench: .venv/all ## measure speed against the rivals named in each script
 calibrate: .venv/all ## error ÷ (u · condition) of correct LSTMs
 	$(BIN)/lstm-ref calibrate ref: torch: jax:examples/jax_scan.py:lstm equinox: --dtype float64,float32,bfloat16
 
+docs: .venv/docs ## build the documentation as a site, in site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 .venv/core: pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --editable .
@@ -44,5 +47,9 @@ calibrate: .venv/all ## error ÷ (u · condition) of correct LSTMs
 	$(BIN)/pip install --quiet --editable '.[test]'
 	touch $@
 
+.venv/docs: .venv/core pyproject.toml
+	$(BIN)/pip install --quiet --editable '.[docs]'
+	touch $@
+
 clean: ## remove what was installed and built
-	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	rm -rf .venv build dist site *.egg-info .pytest_cache .ruff_cache .mypy_cache
