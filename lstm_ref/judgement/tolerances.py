@@ -149,7 +149,7 @@ class _Noise:
     """The hook that stores q with noise on it: q + η·g(n)·ξ·max(A, m)."""
 
     def __init__(self, precision: Precision, sigmoid_tail: bool, forget_bias: float):
-        self.p, self.sigmoid_tail, self.forget_bias = precision, sigmoid_tail, forget_bias
+        self.p, self.eta, self.sigmoid_tail, self.forget_bias = precision, precision.eta, sigmoid_tail, forget_bias
         self.stores: dict[str, int] = {}
         self.peaks: list[float] = []  # the largest magnitude of each store
         self.v = np.zeros(0)  # the logits, once they are formed
@@ -158,9 +158,9 @@ class _Noise:
         q = rewrite.total(terms)
         if name == "z":  # copied, not computed
             return q.value
-        self.peaks.append(q.magnitude.max())
+        self.peaks.append(q.magnitude.item(q.magnitude.argmax()))  # max() takes three times as long for it
         noise = np.maximum(self._magnitude(name, q), self.p.m_gate if label == "F:gates" else self.p.m)
-        noise = noise * self._xi(name, q.value.shape, self.p.eta * max(1.0, q.n / KAPPA))
+        noise *= self._xi(name, q.value.shape, self.eta * max(1.0, q.n / KAPPA))
         noise += q.value
         return noise
 
