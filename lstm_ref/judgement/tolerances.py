@@ -153,13 +153,14 @@ class _Noise:
         self.stores: dict[str, int] = {}
         self.peaks: list[float] = []  # the largest magnitude of each store
         self.v = np.zeros(0)  # the logits, once they are formed
+        self.least, self.least_gate = np.array(precision.m), np.array(precision.m_gate)
 
     def __call__(self, name: str, label: str, index, *terms) -> np.ndarray:
         q = rewrite.total(terms)
         if name == "z":  # copied, not computed
             return q.value
         self.peaks.append(q.magnitude.item(q.magnitude.argmax()))  # max() takes three times as long for it
-        noise = np.maximum(self._magnitude(name, q), self.p.m_gate if label == "F:gates" else self.p.m)
+        noise = np.maximum(self._magnitude(name, q), self.least_gate if label == "F:gates" else self.least)
         noise *= self._xi(name, q.value.shape, self.eta * max(1.0, q.n / KAPPA))
         noise += q.value
         return noise

@@ -137,6 +137,8 @@ def _call(name: str, *args: ast.expr) -> ast.Call:
 
 
 def _index(slice_: ast.expr) -> ast.expr:
+    if isinstance(slice_, ast.Name):
+        return slice_
     return ast.Subscript(ast.Name("_s", ast.Load()), slice_, ast.Load())
 
 
