@@ -16,6 +16,7 @@ import traceback
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -150,7 +151,7 @@ class Candidate:
     def model(self) -> bool:
         return self.kind == "loss_and_gradients"
 
-    @property
+    @cached_property
     def gradient_names(self) -> tuple[str, ...]:
         """The gradients that are due, by what they are of."""
         names = (*self.variant.inputs, *HEAD) if self.model else self.variant.inputs
@@ -361,7 +362,7 @@ def answer(call: Call, returned, where: str, due: tuple[str, ...], read: tuple[s
             elif array.shape != shapes[name]:
                 fault = Finding("contract.shapes", f"{where} returned {name} with shape {array.shape}; {shapes[name]} is due")
             else:
-                good[name] = array.astype(np.complex128 if np.iscomplexobj(array) else np.float64)
+                good[name] = array.astype(np.complex128 if array.dtype.kind == "c" else np.float64)
         if fault is not None:
             faults |= dict.fromkeys(blocks_in(layout, name, tuple(call.shapes)), fault)
     arrays = decode(layout, good, call.shapes)

@@ -237,7 +237,7 @@ def _read_forward(sheet: _Sheet, bench: Bench) -> None:
     else:
         bench.textbook = model
         rule = sheet.reading = f"{what} is that of an LSTM with {reading.words}" + (f"; and write {write}" if write else "")
-    sheet.add(check, replace(failed, rule=rule), spec, model)
+    sheet.add(check, failed._replace(rule=rule), spec, model)
 
 
 def _stream(benches: list[Bench], profile: Profile, seed: int) -> Iterator[tuple[Spec, Bench]]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 
 from ..candidates import contract
@@ -44,7 +42,7 @@ def _same(bench: Bench, judged: Judged, answer: Answer, expected: Answer | None 
     evidence = _agree(bench, {k: answer.arrays[k] for k in keys}, {k: expected.arrays[k] for k in keys}, limits)
     bitwise = all(np.array_equal(answer.arrays[k], expected.arrays[k], equal_nan=True) for k in keys)
     note = "" if bitwise or evidence.outcome == FAIL else "equal within rounding, not bit for bit"
-    return replace(evidence, outcome=FAIL if evidence.outcome == FAIL else PASS, note=note)
+    return evidence._replace(outcome=FAIL if evidence.outcome == FAIL else PASS, note=note)
 
 
 def _repeat(bench: Bench, judged: Judged, other: Judged) -> Evidence:

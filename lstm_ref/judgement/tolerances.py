@@ -181,18 +181,19 @@ class _Noise:
     """The hook that stores q with noise on it: q + η·g(n)·ξ·max(A, m)."""
 
     def __init__(self, precision: Precision, sigmoid_tail: bool, forget_bias: float):
-        self.p, self.sigmoid_tail, self.forget_bias = precision, sigmoid_tail, forget_bias
+        self.p, self.eta, self.sigmoid_tail, self.forget_bias = precision, precision.eta, sigmoid_tail, forget_bias
         self.stores: dict[str, int] = {}
         self.peaks: list[float] = []  # the largest magnitude of each store
         self.v = np.zeros(0)  # the logits, once they are formed
+        self.least, self.least_gate = np.array(precision.m), np.array(precision.m_gate)
 
     def __call__(self, name: str, label: str, index, *terms) -> np.ndarray:
         q = rewrite.total(terms)
         if name == "z":  # copied, not computed
             return q.value
-        self.peaks.append(q.magnitude.max())
-        noise = np.maximum(self._magnitude(name, q), self.p.m_gate if label == "F:gates" else self.p.m)
-        noise = noise * self._xi(name, q.value.shape, self.p.eta * max(1.0, q.n / KAPPA))
+        self.peaks.append(q.magnitude.item(q.magnitude.argmax()))  # max() takes three times as long for it
+        noise = np.maximum(self._magnitude(name, q), self.least_gate if label == "F:gates" else self.least)
+        noise *= self._xi(name, q.value.shape, self.eta * max(1.0, q.n / KAPPA))
         noise += q.value
         return noise
 
@@ -245,29 +246,30 @@ def conditions(run: Lanes, p: Precision, by_step: frozenset[str]) -> dict[str, C
     """The condition of every block of a noisy run, all at once; blocks in `by_step` begin with a time axis of their own."""
     flat = np.concatenate([v.reshape(LANES, -1) for v in run.values.values()], axis=1)
     clean, draws, mirrored, plus = flat[0], flat[1 : 1 + DRAWS], flat[1 + DRAWS :], flat[list(MIRRORED)]
-    limit = p.largest * RANGE_SHARE
-    ends = np.cumsum([math.prod(v.shape[1:]) for v in run.values.values()])
-    starts = np.concatenate([[0], ends[:-1]])
+    shapes = {k: v.shape[1:] for k, v in run.values.items()}
+    sizes = np.array([math.prod(n) for n in shapes.values()], int)
+    starts = np.cumsum(sizes) - sizes
+    steps = np.array([n[0] if k in by_step else 1 for k, n in shapes.items()], int)
+    spans = np.repeat(sizes // steps, steps)  # entries that share their largest C: those of a time step, or of a block
 
     def largest(q):  # of every block; NaN is passed on
         return np.maximum.reduceat(q, starts)
 
-    found = {}
     with np.errstate(all="ignore"):
-        size, span = np.abs(clean), np.abs(plus - mirrored).max(0)
-        C = np.maximum(np.maximum(np.maximum(draws.max(0) - clean, clean - draws.min(0)) / p.eta, size), p.m)
+        magnitude, span = np.abs(clean), np.abs(plus - mirrored).max(0)
+        C = np.maximum(np.maximum(np.maximum(draws.max(0) - clean, clean - draws.min(0)) / p.eta, magnitude), p.m)
         bends = largest(np.abs(plus + mirrored - 2 * clean).max(0)) > CURVATURE * largest(span)
-        scale, worst = np.maximum(largest(size), p.m), largest(C)
+        scale, worst = np.maximum(largest(magnitude), p.m), largest(C)
         first_order = ~(bends & (p.eta * worst > CURVATURE_MATTERS * scale))
         peaks = largest(np.maximum(np.abs(flat.max(0)), np.abs(flat.min(0))))
-        for n, (key, lanes) in enumerate(run.values.items()):
-            shape = lanes.shape[1:]
-            block = C[starts[n] : ends[n]].reshape(shape)
-            peak = np.maximum(run.peak if key[0] == "d" else run.forward_peak, peaks[n])
-            share = block.reshape(shape[0], -1).max(1).reshape(-1, *(1,) * (len(shape) - 1)) if key in by_step else worst[n]
-            value = clean[starts[n] : ends[n]].reshape(shape)
-            # a peak that is NaN is not in range
-            found[key] = Condition(value, block + BLOCK_SHARE * share, float(scale[n]), bool(peak <= limit), bool(first_order[n]))
+        peaks = np.maximum(peaks, [run.peak if k[0] == "d" else run.forward_peak for k in shapes])
+        in_range = peaks <= p.largest * RANGE_SHARE  # a peak that is NaN is not
+        C += BLOCK_SHARE * np.repeat(np.maximum.reduceat(C, np.cumsum(spans) - spans), spans)
+    found = {}
+    told = zip(starts.tolist(), sizes.tolist(), scale.tolist(), in_range.tolist(), first_order.tolist(), strict=True)
+    for (key, n), (start, size, *rest) in zip(shapes.items(), told, strict=True):
+        block = slice(start, start + size)
+        found[key] = Condition(clean[block].reshape(n), C[block].reshape(n), *rest)
     return found
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..cases import Spec
 from ..reference.variant import TEXTBOOK, Variant
@@ -14,8 +14,7 @@ NOT_PROVIDED, DESELECTED = "not provided", "deselected"
 INCONCLUSIVE = "inconclusive"
 
 
-@dataclass(frozen=True)
-class Evidence:
+class Evidence(NamedTuple):
     """One check in one case.
 
     `ratio` is the worst error as a fraction of its tolerance and belongs to the entry `index` of `quantity`; `rule`
@@ -25,7 +24,7 @@ class Evidence:
     outcome: str
     ratio: float = 0.0
     quantity: str = ""
-    index: tuple[int, ...] = ()
+    index: tuple[int, ...] = ()  # type: ignore[assignment]  # an entry, not tuple's method
     candidate: float | None = None
     autodiff: float | None = None
     difference: float | None = None

@@ -58,11 +58,10 @@ def pick(q: Sum, index) -> Sum:
 
 def total(terms) -> Sum:
     """The terms added up, value and magnitude and count."""
-    first, *others = (term(t) for t in terms)
-    value, magnitude, n = first
-    for t in others:
-        value, magnitude, n = value + t.value, magnitude + t.magnitude, n + t.n
-    return Sum(value, magnitude, n) if others else first
+    first = term(terms[0])
+    for other in map(term, terms[1:]):
+        first = Sum(first.value + other.value, first.magnitude + other.magnitude, first.n + other.n)
+    return first
 
 
 def partial(*terms) -> Sum:
@@ -138,6 +137,8 @@ def _call(name: str, *args: ast.expr) -> ast.Call:
 
 
 def _index(slice_: ast.expr) -> ast.expr:
+    if isinstance(slice_, ast.Name):
+        return slice_
     return ast.Subscript(ast.Name("_s", ast.Load()), slice_, ast.Load())
 
 

@@ -5,6 +5,7 @@ Sizes: T time steps, B batch, D input features, H hidden units, K classes. `dX` 
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 GATES = ("f", "i", "c", "o")
@@ -31,6 +32,7 @@ class Sizes(NamedTuple):
     K: int = 1
 
 
+@functools.lru_cache(maxsize=4096)
 def shape(name: str, n: Sizes) -> tuple[int, ...]:
     """The shape of a quantity (or of its gradient) in the textbook layout. Raises KeyError for an unknown name."""
     if name in WEIGHTS:

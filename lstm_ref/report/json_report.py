@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 
@@ -40,7 +39,7 @@ def dumps(v: Verdict) -> str:
 def _result(r: Result) -> dict:
     plain = {k: getattr(r, k) for k in ("id", "dtype", "outcome", "cases", "unresolved", "zero", "failed", "reason")}
     plain["equations"] = list(r.equations)
-    plain["worst"] = None if r.worst is None else {k: _plain(q) for k, q in dataclasses.asdict(r.worst).items()}
+    plain["worst"] = None if r.worst is None else {k: _plain(q) for k, q in r.worst._asdict().items()}
     return plain
 
 

@@ -61,9 +61,9 @@ def truth(inputs: dict, cotangents: dict, padded: Sizes | None = None) -> Truth:
     H, model = inputs["h0"].shape[1], "W_v" in inputs
     n = Sizes(T, B, D, H, inputs["W_v"].shape[0] if model else 1)
     p = padded or bucket(n)
-    found = _views(compiled(p)(_padded(inputs, cotangents, n, p)), FOUND, p)
-    absent = () if model else ("v", "y_hat", "dv", "dW_v", "db_v")
-    found = {k: _cut(k, v, n, p) for k, v in found.items() if k not in absent}
+    found = _cut(compiled(p)(_padded(inputs, cotangents, n, p)), n, p)
+    for k in () if model else ("v", "y_hat", "dv", "dW_v", "db_v"):
+        del found[k]
     gradients = {k[1:]: found.pop(k) for k in FOUND if k[0] == "d" and k in found}
     return Truth({**found, "h_T": found["h"][-1], "c_T": found["c"][-1]}, gradients)
 
@@ -204,13 +204,24 @@ def _padded(inputs: dict, cotangents: dict, n: Sizes, p: Sizes) -> np.ndarray:
     return flat
 
 
-def _cut(name: str, q: np.ndarray, n: Sizes, p: Sizes) -> np.ndarray:
-    """The part of a padded quantity that belongs to the case."""
-    of = name.removeprefix("d")
-    if of in WEIGHTS or of == "z":
-        rows = (slice(n.H),) if of in WEIGHTS else (slice(n.T), slice(n.B))
-        return np.concatenate([q[(*rows, slice(n.H))], q[(*rows, slice(p.H, p.H + n.D))]], axis=-1)
-    return q[tuple(map(slice, shape(of, n)))]
+def _cut(flat: np.ndarray, n: Sizes, p: Sizes) -> dict[str, np.ndarray]:
+    """The parts of the padded quantities that belong to the case."""
+    found = {}
+    for (name, start, end, padded), parts in zip(_places(FOUND, p), _parts(n, p), strict=True):
+        q = flat[start:end].reshape(padded)
+        found[name] = q[parts[0]] if len(parts) == 1 else np.concatenate([q[part] for part in parts], axis=-1)
+    return found
+
+
+@functools.lru_cache(maxsize=256)
+def _parts(n: Sizes, p: Sizes) -> list[list[tuple[slice, ...]]]:
+    """Where a case lies in the padded quantities `FOUND`: in one part of each, or in two where h and x are joined."""
+    parts = []
+    for of in (name.removeprefix("d") for name in FOUND):
+        own = tuple(map(slice, shape(of, n)))
+        joined = of in WEIGHTS or of == "z"
+        parts.append([(*own[:-1], slice(n.H)), (*own[:-1], slice(p.H, p.H + n.D))] if joined else [own])
+    return parts
 
 
 @contextlib.contextmanager
