@@ -145,7 +145,7 @@ def test_supports_that_says_nothing_is_refused(declared, words):
         ("json:Nope", "json has no 'Nope'"),
         ("json:JSONDecoder", "has none of the methods that the contract knows"),
         ("fractions:gcd_of_nothing", "has no 'gcd_of_nothing'"),
-        ("torch:LSTM(num_layers=2)", "only batch_first and bias can be set so far"),
+        ("torch:LSTM(dropout=0.5)", "sets dropout; what can be set is batch_first, bias, num_layers, bidirectional, proj_size, packed"),
         ("torch:LSTM(__import__('os'))", "they must be literals"),
         ("torch:torch.nn:Linear", "the module's parameters are weight (5, 3), bias (5,)"),
         ("torch:torch.nn:NoSuch", "torch.nn has no 'NoSuch'"),
