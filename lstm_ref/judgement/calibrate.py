@@ -41,7 +41,7 @@ def calibrate(face: Candidate, dtype: str, count: int, seed: int) -> list[Row]:
     found: dict[str, list[tuple]] = {}
     for spec in (*cases.CORNERS, *cases.drawn(count, seed)):
         spec = fitted(spec, face)
-        found.setdefault(spec.regime, []).extend(_blocks(bench, cases.build(spec, bench.precision.dtype, face.model, face.variant)))
+        found.setdefault(spec.regime, []).extend(_blocks(bench, bench.case(spec)))
     return [_row(face, dtype, regime, rows) for regime, rows in found.items()]
 
 
@@ -55,7 +55,8 @@ def _blocks(bench: Bench, case: cases.Case) -> Iterable[tuple]:
         yield (str(case.spec), "fail", np.inf, np.inf, finding.sentence)
         return
     blocks = [(k, v, point.truth.values[k], k) for k, v in outputs.arrays.items()]
-    blocks += [(k, v, point.truth.gradients[k.partition(".")[0]], "d" + k.partition(".")[0]) for k, v in gradients.arrays.items()]
+    named = [(k.removesuffix(".second"), v) for k, v in gradients.arrays.items()]
+    blocks += [(k, v, point.truth.gradients[k], f"d{k}") for k, v in named]
     pieces = held_against_autodiff(found, blocks, bench)
     for (_, seen, due, key), outcome in zip(blocks, (e.outcome for e in pieces), strict=True):
         condition = point.conditions[key]
