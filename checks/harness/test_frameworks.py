@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from lstm_ref.candidates import haiku_lstm
+from lstm_ref.candidates.isolate import isolated
 from lstm_ref.candidates.load import TargetError, load
 from lstm_ref.diagnosis.explain import explained
 from lstm_ref.judgement.run import run
@@ -16,17 +17,18 @@ EXAMPLES = pathlib.Path(__file__).parents[2] / "examples"
 pytestmark = pytest.mark.filterwarnings("default")  # what frameworks warn of is theirs
 
 
-FEW_SHAPES = {"T": [1, 4], "B": [1, 3], "D": [1, 4], "H": [4]}  # each is compiled
+SHAPE = {"T": 4, "B": 3, "D": 2, "H": 4}  # each is compiled
+CELLS = ["equinox:", "flax:", "flax:OptimizedLSTMCell", "flax:nnx.LSTMCell", "haiku:"]
 
 
-def judged(target: str, **how):
-    faces = [replace(face, supports=replace(face.supports, sizes=FEW_SHAPES)) for face in load(target)]
+def judged(target: str, load=load, sizes=SHAPE, **how):
+    faces = [replace(face, supports=replace(face.supports, sizes=sizes)) for face in load(target)]
     return explained(run(target, faces, **how), faces)
 
 
-@pytest.mark.parametrize("target", ["equinox:", "flax:", "flax:OptimizedLSTMCell", "flax:nnx.LSTMCell", "haiku:"])
+@pytest.mark.parametrize("target", CELLS)
 def test_a_frameworks_cell_passes(target):
-    verdict = judged(target, only="contract.*,forward.*,grad.*,state.*,numerics.*")
+    verdict = judged(target, sizes={**SHAPE, "T": [1, 4]}, only="contract.*,forward.*,grad.*,state.*,numerics.*")
     assert not [r for r in verdict.results if r.outcome not in ("pass", "not provided", "deselected")]
     assert verdict.kind == "textbook"
     assert verdict.forward == verdict.gradients == verdict.behaviour == "pass"
@@ -42,6 +44,77 @@ def test_keras_computes_float64_in_float32_on_jax_and_the_verdict_says_just_that
     assert [r.id for r in verdict.failures()] == ["numerics.effective_precision"]
     assert "everything is computed in float32, though float64 goes in and comes out" in verdict.failures()[0].reason
     assert judged("keras:", dtypes=("float32",), only="forward.*,grad.*").gradients == "pass"
+
+
+KERAS_ON_TORCH = """
+import keras, torch
+
+class Layer(keras.layers.LSTM):
+    pass
+
+class Cell(keras.layers.LSTMCell):
+    candidate = staticmethod(torch.tanh)
+
+    def call(self, x, states, training=False):
+        h, c = states
+        i, f, g, o = (x @ self.kernel.value + h @ self.recurrent_kernel.value + self.bias.value).chunk(4, -1)
+        c = torch.sigmoid(f) * c + torch.sigmoid(i) * self.candidate(g)
+        h = torch.sigmoid(o) * torch.tanh(c)
+        return h, [h, c]
+
+class Tanh(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, a):
+        y = torch.tanh(a)
+        ctx.save_for_backward(y)
+        return y
+
+    @staticmethod
+    def backward(ctx, dy):
+        (y,) = ctx.saved_tensors
+        return dy * (1 - y)
+
+class Wrong(Cell):
+    candidate = Tanh.apply
+"""
+LAYER_CHECKS = "contract.*,forward.*,grad.*.autodiff,state.*,numerics.effective_precision"
+
+
+@pytest.fixture
+def on_torch(monkeypatch, tmp_path):
+    """A function that judges Keras on torch, which takes a process of its own: in this one Keras may run on JAX already."""
+    monkeypatch.setenv("KERAS_BACKEND", "torch")
+    (tmp_path / "own.py").write_text(KERAS_ON_TORCH)
+    return lambda target, **how: judged(target.replace("own.py", f"{tmp_path}/own.py"), isolated, **how)
+
+
+@pytest.mark.parametrize("target", ["keras:", "keras:own.py:Cell"])
+def test_keras_on_torch_passes_and_its_float64_is_one(on_torch, target):
+    verdict = on_torch(target, dtypes=("float64", "float32"), only=LAYER_CHECKS)
+    assert verdict.outcome == "pass"
+    assert verdict.dtypes == ("float64", "float32")
+    outcomes = {r.id: r.outcome for r in verdict.results}
+    assert outcomes["numerics.effective_precision"] == outcomes["grad.W_f.autodiff"] == outcomes["state.interleaved"] == "pass"
+
+
+def test_keras_own_cell_on_torch_computes_float64_in_float32(on_torch):
+    verdict = on_torch("keras:LSTMCell", only="forward.*,grad.*.autodiff,numerics.effective_precision")
+    assert [r.id for r in verdict.failures()] == ["numerics.effective_precision"]
+
+
+def test_a_wrong_custom_gradient_in_a_subclass_of_keras_on_torch_is_named(on_torch):
+    verdict = on_torch("keras:own.py:Wrong", only="forward.*,grad.*")
+    assert verdict.forward == "pass"
+    assert "da_c: 1 − g for 1 − g² (B:preact)" in words.explanation(verdict)
+
+
+@pytest.mark.parametrize("target", ["keras:", "keras:own.py:Layer"])
+def test_keras_on_tensorflow_is_one_sentence(on_torch, monkeypatch, target):
+    monkeypatch.setenv("KERAS_BACKEND", "tensorflow")
+    with pytest.raises(TargetError) as refused:
+        on_torch(target)
+    due = ": Keras runs on tensorflow here, and is judged on JAX and torch only; set KERAS_BACKEND=jax or KERAS_BACKEND=torch"
+    assert str(refused.value).endswith(due)
 
 
 def test_a_wrong_custom_rule_in_jax_is_named():

@@ -6,9 +6,10 @@ carry is (c, h).
 
 from __future__ import annotations
 
-from .jax_function import over_time
+from .jax_function import engine, over_time
 from .layout import Layout
 
+__all__ = ["CLASSES", "engine", "find", "function", "layout"]
 CLASSES = ("LSTMCell", "OptimizedLSTMCell", "nnx.LSTMCell")
 NAMES = {"W_x": "i{gate}.kernel", "W_h": "h{gate}.kernel", "b": "h{gate}.bias"}
 LAYOUT = Layout(order="ifgo", joint="split", transposed=True, names=NAMES)
@@ -20,6 +21,10 @@ def find(name: str):
     import flax.nnx
 
     return getattr(flax.nnx, name[4:]) if name.startswith("nnx.") else getattr(flax.linen, name)
+
+
+def layout(cls) -> Layout:
+    return LAYOUT
 
 
 def function(cls, options: dict):

@@ -15,7 +15,6 @@ import dataclasses
 import functools
 import importlib
 import importlib.util
-import os
 import pathlib
 import shlex
 import sys
@@ -26,8 +25,8 @@ from .contract import REDUCTIONS, Candidate, ContractError, TimeLimit, accepts_t
 from .layout import LayoutError, resolve
 from .student import is_student
 
-JAX_ADAPTERS = {"jax": "jax_function", "equinox": "equinox_cell", "flax": "flax_cell", "haiku": "haiku_lstm", "keras": "keras_lstm"}
-KINDS = ("ref", "torch", "cmd", "lib", *JAX_ADAPTERS)  # what is no module when it stands before the colon
+FRAMEWORKS = {"jax": "jax_function", "equinox": "equinox_cell", "flax": "flax_cell", "haiku": "haiku_lstm", "keras": "keras_lstm"}
+KINDS = ("ref", "torch", "cmd", "lib", *FRAMEWORKS)  # what is no module when it stands before the colon
 PACKAGES = {"haiku": "dm-haiku", "torch": "PyTorch"}  # where the package is not named as its module is
 LOAD_SECONDS = 60.0  # importing a framework takes its time
 FORMS = (
@@ -53,8 +52,8 @@ def load(target: str) -> list[Candidate]:
         return _command(target, rest)
     if kind == "lib" and rest:
         return _library(target, rest)
-    if kind in JAX_ADAPTERS and colon:
-        return [_jax(kind, rest, target)]
+    if kind in FRAMEWORKS and colon:
+        return [_framework(kind, rest, target)]
     if not colon or not rest:
         raise TargetError(f"the target {target!r} names no LSTM; it must be one of {FORMS}")
     return plug(_attribute(kind, rest, target), target)
@@ -209,32 +208,31 @@ def _command(target: str, rest: str) -> list[Candidate]:
     return program(argv, target)
 
 
-def _jax(kind: str, rest: str, target: str) -> Candidate:
-    """A class or function of JAX's world through its adapter: all adapters share one skeleton."""
-    from .jax_function import SIZES, JaxLayer
-
-    adapter = importlib.import_module(f".{JAX_ADAPTERS[kind]}", __package__)
+def _framework(kind: str, rest: str, target: str) -> Candidate:
+    """A class or function of a framework through its adapter: all adapters share one skeleton."""
+    adapter = importlib.import_module(f".{FRAMEWORKS[kind]}", __package__)
     name, options = _options(rest, target)
-    if kind == "keras":
-        os.environ.setdefault("KERAS_BACKEND", "jax")
-    _installed(kind, target)
     module, colon, path = name.rpartition(":")
-    if colon:
-        found = _attribute(module, path, target)
-    elif name in ("", *adapter.CLASSES) and adapter.CLASSES:
-        try:
-            found = adapter.find(name or adapter.CLASSES[0])
-        except ValueError as error:
-            raise TargetError(f"{target}: {error}") from None
-    else:
-        known = "".join(f", {kind}:{k}" for k in adapter.CLASSES)
-        raise TargetError(f"the target {target!r} names no LSTM; it must be {kind}:module:attribute or {kind}:file.py:attribute{known}")
     try:
-        layout = resolve(found.layout) if getattr(found, "layout", None) is not None else adapter.LAYOUT
-        supports = parse_supports(getattr(found, "supports", SIZES))
-    except (LayoutError, ContractError) as error:
+        adapter.engine()  # says what is wrong before a framework is imported on a backend that cannot be judged
+        if not colon or importlib.util.find_spec(kind) is None:
+            _installed(kind, target)
+        if colon:
+            found = _attribute(module, path, target)
+        elif name in ("", *adapter.CLASSES) and adapter.CLASSES:
+            found = adapter.find(name or adapter.CLASSES[0])
+        else:
+            known = "".join(f", {kind}:{k}" for k in adapter.CLASSES)
+            raise TargetError(f"the target {target!r} names no LSTM; it must be {kind}:module:attribute or {kind}:file.py:attribute{known}")
+        engine = adapter.engine()
+        layout = resolve(found.layout) if getattr(found, "layout", None) is not None else adapter.layout(found)
+        supports = parse_supports(getattr(found, "supports", engine.SIZES))
+        make = functools.partial(engine.Layer, adapter.function(found, options))
+    except TargetError:
+        raise
+    except ValueError as error:
         raise TargetError(f"{target}: {error}") from None
-    return Candidate(target, "pullback", functools.partial(JaxLayer, adapter.function(found, options)), True, layout, supports)
+    return Candidate(target, "pullback", make, True, layout, supports)
 
 
 def _installed(kind: str, target: str):
