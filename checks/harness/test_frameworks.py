@@ -18,7 +18,7 @@ pytestmark = pytest.mark.filterwarnings("default")  # what frameworks warn of is
 
 
 SHAPE = {"T": 4, "B": 3, "D": 2, "H": 4}  # each is compiled
-CELLS = ["equinox:", "flax:", "flax:OptimizedLSTMCell", "flax:nnx.LSTMCell", "haiku:"]
+CELLS = ["equinox:", "flax:", "flax:OptimizedLSTMCell", "flax:nnx.LSTMCell", "flax:nnx.OptimizedLSTMCell", "haiku:"]
 
 
 def judged(target: str, load=load, sizes=SHAPE, **how):
@@ -34,7 +34,7 @@ def test_a_frameworks_cell_passes(target):
     assert verdict.forward == verdict.gradients == verdict.behaviour == "pass"
 
 
-@pytest.mark.parametrize("target", ["equinox:", "haiku:"])
+@pytest.mark.parametrize("target", ["equinox:", "flax:nnx.OptimizedLSTMCell"])
 def test_a_frameworks_cell_passes_in_float32(target):
     assert judged(target, dtypes=("float32",), only="contract.*,forward.*,grad.*").gradients == "pass"
 
@@ -117,6 +117,47 @@ def test_keras_on_tensorflow_is_one_sentence(on_torch, monkeypatch, target):
     assert str(refused.value).endswith(due)
 
 
+NNX_SUBCLASS = """
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+class Right(nnx.OptimizedLSTMCell):
+    pass
+
+@jax.custom_vjp
+def tanh(a):
+    return jnp.tanh(a)
+
+tanh.defvjp(lambda a: (jnp.tanh(a),) * 2, lambda y, dy: (dy * (1 - y),))
+
+class Wrong(nnx.LSTMCell):
+    def __call__(self, carry, x):
+        c, h = carry
+        i, f, g, o = (wx(x) + wh(h) for wx, wh in ((self.ii, self.hi), (self.if_, self.hf), (self.ig, self.hg), (self.io, self.ho)))
+        c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * tanh(g)
+        h = jax.nn.sigmoid(o) * jnp.tanh(c)
+        return (c, h), h
+
+class WrongOptimized(nnx.OptimizedLSTMCell):
+    def __call__(self, carry, x):
+        c, h = carry
+        i, f, g, o = jnp.split(self.dense_i(x) + self.dense_h(h), 4, axis=-1)
+        c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * tanh(g)
+        h = jax.nn.sigmoid(o) * jnp.tanh(c)
+        return (c, h), h
+"""
+
+
+@pytest.mark.parametrize("name", ["Right", "Wrong", "WrongOptimized"])
+def test_a_subclass_of_nnx_is_judged_and_what_is_wrong_in_it_is_named(tmp_path, name):
+    (tmp_path / "cells.py").write_text(NNX_SUBCLASS)
+    verdict = judged(f"flax:{tmp_path}/cells.py:{name}", only="forward.*,grad.*")
+    assert verdict.forward == "pass"
+    assert verdict.gradients == ("pass" if name == "Right" else "fail")
+    assert name == "Right" or "da_c: 1 − g for 1 − g² (B:preact)" in words.explanation(verdict)
+
+
 def test_a_wrong_custom_rule_in_jax_is_named():
     target = f"jax:{EXAMPLES / 'jax_scan.py'}:wrong"
     told = words.explanation(judged(target, only="forward.*,grad.*"))
@@ -141,7 +182,7 @@ def test_a_missing_framework_is_one_sentence(monkeypatch):
 @pytest.mark.parametrize(
     ("target", "sentence"),
     [
-        ("flax:GRUCell", "flax:module:attribute or flax:file.py:attribute, flax:LSTMCell, flax:OptimizedLSTMCell, flax:nnx.LSTMCell"),
+        ("flax:GRUCell", "flax:file.py:attribute, flax:LSTMCell, flax:OptimizedLSTMCell, flax:nnx.LSTMCell, flax:nnx.OptimizedLSTMCell"),
         ("jax:", "it must be jax:module:attribute or jax:file.py:attribute"),
         ("jax:no_such_module:lstm", "no_such_module could not be imported"),
     ],
