@@ -4,13 +4,16 @@ import builtins
 import pathlib
 from dataclasses import replace
 
+import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from lstm_ref import cases, cli
 from lstm_ref.candidates import haiku_lstm
 from lstm_ref.candidates.isolate import isolated
 from lstm_ref.candidates.load import TargetError, load
 from lstm_ref.diagnosis.explain import explained
-from lstm_ref.judgement.run import run
+from lstm_ref.judgement.run import PROFILES, run
 from lstm_ref.report import words
 
 EXAMPLES = pathlib.Path(__file__).parents[2] / "examples"
@@ -19,6 +22,13 @@ pytestmark = pytest.mark.filterwarnings("default")  # what frameworks warn of is
 
 SHAPE = {"T": 4, "B": 3, "D": 2, "H": 4}  # each is compiled
 CELLS = ["equinox:", "flax:", "flax:OptimizedLSTMCell", "flax:nnx.LSTMCell", "flax:nnx.OptimizedLSTMCell", "haiku:"]
+
+
+@pytest.fixture(autouse=True)
+def few_cases(monkeypatch):
+    """The first corners alone, which are those of every kind of memory: frameworks are slow."""
+    monkeypatch.setattr(cases, "CORNERS", cases.CORNERS[:10])
+    monkeypatch.setitem(PROFILES, "quick", replace(PROFILES["quick"], draws=1))
 
 
 def judged(target: str, load=load, sizes=SHAPE, **how):
@@ -40,10 +50,10 @@ def test_a_frameworks_cell_passes_in_float32(target):
 
 
 def test_keras_computes_float64_in_float32_on_jax_and_the_verdict_says_just_that():
-    verdict = judged("keras:", only="contract.*,forward.*,grad.*,numerics.effective_precision")
+    verdict = judged("keras:", only="contract.*,forward.*,grad.*.autodiff,numerics.effective_precision")
     assert [r.id for r in verdict.failures()] == ["numerics.effective_precision"]
     assert "everything is computed in float32, though float64 goes in and comes out" in verdict.failures()[0].reason
-    assert judged("keras:", dtypes=("float32",), only="forward.*,grad.*").gradients == "pass"
+    assert judged("keras:", dtypes=("float32",), only="forward.*,grad.*.autodiff").gradients == "pass"
 
 
 KERAS_ON_TORCH = """
@@ -103,7 +113,7 @@ def test_keras_own_cell_on_torch_computes_float64_in_float32(on_torch):
 
 
 def test_a_wrong_custom_gradient_in_a_subclass_of_keras_on_torch_is_named(on_torch):
-    verdict = on_torch("keras:own.py:Wrong", only="forward.*,grad.*")
+    verdict = on_torch("keras:own.py:Wrong", only="forward.*,grad.*.autodiff")
     assert verdict.forward == "pass"
     assert "da_c: 1 − g for 1 − g² (B:preact)" in words.explanation(verdict)
 
@@ -191,3 +201,131 @@ def test_a_name_that_is_none_of_the_frameworks_is_refused(target, sentence):
     with pytest.raises(TargetError) as refused:
         load(target)
     assert sentence in str(refused.value)
+
+
+def onnx_model(path, gates=(0, 1, 2, 3), double=False, as_inputs=False, biases=True, states=True, more=(), **attributes) -> str:
+    """Write a model of D = 2, H = 4 with weights of its own, which takes its gates from them in the order `gates`."""
+    from onnx import TensorProto, helper, numpy_helper, save
+
+    kind, dtype = (TensorProto.DOUBLE, np.float64) if double else (TensorProto.FLOAT, np.float32)
+    H, D, order = 4, 2, np.concatenate([np.arange(4 * g, 4 * g + 4) for g in gates])
+    weights = {"kernel": np.ones((1, 4 * H, D), dtype), "recurrent": np.ones((1, 4 * H, H), dtype), "bias": np.ones((1, 8 * H), dtype)}
+    orders = {"rows": order, "both": np.concatenate([order, order + 4 * H])}
+    nodes = [helper.make_node("Gather", [k, "both" if k == "bias" else "rows"], [f"{k}_in_order"], axis=1) for k in weights]
+    shapes = {"x": ("T", "B", D), "h0": (1, "B", H), "c0": (1, "B", H), **{k: v.shape for k, v in weights.items()}}
+    inputs = ["x", *(("h0", "c0") if states else ()), *(weights if as_inputs else ())]
+    given = ["x", "kernel_in_order", "recurrent_in_order", "bias_in_order" if biases else "", "", *(("h0", "c0") if states else ())]
+    nodes += [helper.make_node("LSTM", given, ["y"], hidden_size=H, **attributes), helper.make_node("Relu", ["y"], ["positive"]), *more]
+    graph = helper.make_graph(
+        nodes,
+        "model",
+        [helper.make_tensor_value_info(k, kind, shapes[k]) for k in inputs],
+        [helper.make_tensor_value_info("positive", kind, ("T", 1, "B", H))],
+        [numpy_helper.from_array(v, k) for k, v in {**({} if as_inputs else weights), **orders}.items()],
+    )
+    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 14)], ir_version=8), path)
+    return str(path)
+
+
+def judged_forward(target: str):
+    faces = load(target)
+    return run(target, faces), faces[0]
+
+
+@pytest.mark.parametrize("target", ["onnx:", "onnx:reference:"])
+def test_onnx_kernels_pass_forward_and_it_is_said_that_no_gradient_was_judged(target):
+    verdict, face = judged_forward(target)
+    assert (verdict.outcome, verdict.forward, verdict.gradients, verdict.kind) == ("pass", "pass", "not provided", "textbook")
+    assert verdict.dtypes == (("float32",) if target == "onnx:" else ("float64",))
+    assert not face.supports.sizes
+    outcomes = {r.id: r.outcome for r in verdict.results}
+    assert {outcomes[f"forward.{k}"] for k in ("h", "c_T", "h_T", "initial_state")} == {"pass"}
+    assert words.meaning(verdict) == (
+        "forward: pass; gradients: not provided; behaviour: pass. No gradient was judged: the candidate gives none, "
+        "and its outputs alone were held against the textbook's"
+    )
+
+
+@pytest.mark.parametrize(
+    ("how", "dtype"),
+    [({}, "float32"), ({"as_inputs": True}, "float32"), ({"biases": False, "states": False}, "float32"), ({"double": True}, "float64")],
+)
+def test_an_onnx_model_is_judged_with_the_weights_of_the_case(tmp_path, how, dtype):
+    path = onnx_model(tmp_path / "model.onnx", **how)
+    verdict, face = judged_forward(f"onnx:reference:{path}" if dtype == "float64" else f"onnx:{path}")
+    assert (verdict.outcome, verdict.gradients, verdict.dtypes) == ("pass", "not provided", (dtype,))
+    assert face.supports.sizes == {"D": 2, "H": 4}
+    assert face.supports.initial_state == how.get("states", True)
+
+
+@pytest.mark.parametrize("engine", ["", "reference:"])
+def test_an_onnx_model_with_swapped_gates_is_named(tmp_path, engine):
+    path = onnx_model(tmp_path / "model.onnx", gates=(0, 2, 1, 3), double=bool(engine))
+    verdict, _ = judged_forward(f"onnx:{engine}{path}")
+    assert [r.id for r in verdict.failures()] == ["forward.h"]
+    assert "write order='ifoc' in the layout" in verdict.failures()[0].reason
+    assert (verdict.outcome, verdict.gradients, verdict.kind) == ("fail", "not provided", "textbook")
+
+
+@pytest.mark.parametrize(
+    ("attributes", "named"),
+    [
+        ({"activations": ["Sigmoid", "Relu", "Tanh"]}, "activations = ['Sigmoid', 'Relu', 'Tanh']"),
+        ({"clip": 3.0}, "clip = 3.0"),
+        ({"input_forget": 1}, "input_forget = 1"),
+        ({"direction": "reverse"}, "direction = 'reverse'"),
+        ({"direction": "bidirectional", "clip": 0.5}, "direction = 'bidirectional'"),
+        ({"layout": 1}, "layout = 1"),
+    ],
+)
+def test_an_attribute_that_makes_it_another_function_is_one_sentence(tmp_path, attributes, named):
+    path = onnx_model(tmp_path / "model.onnx", **attributes)
+    with pytest.raises(TargetError) as refused:
+        load(f"onnx:{path}")
+    assert str(refused.value).startswith(f"onnx:{path}: its LSTM node has ")
+    assert named in str(refused.value)
+    assert str(refused.value).endswith(", which is not supported yet; a node with default attributes is due")
+
+
+def test_defaults_that_are_written_out_are_defaults(tmp_path):
+    path = onnx_model(tmp_path / "model.onnx", activations=["Sigmoid", "Tanh", "Tanh"], direction="forward", clip=0.0, layout=0)
+    assert load(f"onnx:{path}")[0].kind == "forward"
+
+
+def test_an_onnx_model_that_cannot_be_judged_says_why(tmp_path, monkeypatch):
+    from onnx import helper
+
+    def refused(target: str) -> str:
+        with pytest.raises(TargetError) as error:
+            load(target)
+        return str(error.value)
+
+    forms = "the target must be onnx:, onnx:PATH, onnx:reference: or onnx:reference:PATH"
+    assert refused("onnx:reference:nowhere.onnx") == f"there is no file nowhere.onnx; {forms}"
+    (tmp_path / "text.onnx").write_text("no model")
+    assert "it cannot be read as an ONNX model (DecodeError: " in refused(f"onnx:{tmp_path}/text.onnx")
+    twice = helper.make_node("LSTM", ["x", "kernel", "recurrent"], ["z"], hidden_size=4)
+    path = onnx_model(tmp_path / "two.onnx", more=[twice])
+    assert refused(f"onnx:{path}").endswith("it holds 2 LSTM nodes (its nodes: Gather, LSTM, Relu); one is due")
+    path = onnx_model(tmp_path / "double.onnx", double=True)
+    due = f"it is of float64, in which onnxruntime has no LSTM; judge it with onnx:reference:{path}"
+    assert refused(f"onnx:{path}") == f"onnx:{path}: {due}"
+    monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
+    due = "onnx: needs onnxruntime, which is not installed; install it with: pip install 'lstm-ref[onnx]'"
+    assert refused("onnx:") == due
+    assert load("onnx:reference:")
+
+
+def test_doctor_and_check_know_that_onnx_gives_no_gradients(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(cli.app, ["doctor", "onnx:reference:"])
+    assert done.exit_code == 0, done.output
+    for line in (
+        "a layer through forward(inputs), without gradients",
+        "gradient of anything, declared",
+        "ready: lstm-ref check onnx:reference:",
+    ):
+        assert line in done.output
+    done = CliRunner().invoke(cli.app, ["check", "onnx:reference:", "--sizes", "T=3,B=2,D=3,H=4"])
+    assert done.exit_code == 0, done.output
+    assert "gradients: not provided" in done.output

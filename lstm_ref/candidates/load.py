@@ -2,6 +2,7 @@
 
     module:attribute     file.py:attribute     ref:     torch:     torch:LSTM(batch_first=True)     torch:module:Class
     jax:module:function     equinox:     flax:     flax:OptimizedLSTMCell     haiku:     keras:     equinox:module:Class, …
+    onnx:     onnx:model.onnx     onnx:reference:     onnx:reference:model.onnx, forward only
     cmd:PROGRAM ARG …, an LSTM in any language (docs/any-language.md)
     lib:PATH, a shared library with the C functions of lstm_ref.h (docs/shared-libraries.md)
 
@@ -26,12 +27,12 @@ from .layout import LayoutError, resolve
 from .student import is_student
 
 FRAMEWORKS = {"jax": "jax_function", "equinox": "equinox_cell", "flax": "flax_cell", "haiku": "haiku_lstm", "keras": "keras_lstm"}
-KINDS = ("ref", "torch", "cmd", "lib", *FRAMEWORKS)  # what is no module when it stands before the colon
+KINDS = ("ref", "torch", "cmd", "lib", "onnx", *FRAMEWORKS)  # what is no module when it stands before the colon
 PACKAGES = {"haiku": "dm-haiku", "torch": "PyTorch"}  # where the package is not named as its module is
 LOAD_SECONDS = 60.0  # importing a framework takes its time
 FORMS = (
     "module:attribute, file.py:attribute, ref:, torch:, torch:module:Class, "
-    "jax:module:function, equinox:, flax:, haiku:, keras:, cmd:PROGRAM ARG …, lib:PATH"
+    "jax:module:function, equinox:, flax:, haiku:, keras:, onnx:PATH, cmd:PROGRAM ARG …, lib:PATH"
 )
 
 
@@ -52,6 +53,8 @@ def load(target: str) -> list[Candidate]:
         return _command(target, rest)
     if kind == "lib" and rest:
         return _library(target, rest)
+    if kind == "onnx" and colon:
+        return [_onnx(target, rest)]
     if kind in FRAMEWORKS and colon:
         return [_framework(kind, rest, target)]
     if not colon or not rest:
@@ -208,6 +211,32 @@ def _command(target: str, rest: str) -> list[Candidate]:
     return program(argv, target)
 
 
+def _onnx(target: str, rest: str) -> Candidate:
+    """A model with one LSTM node, or a plain node of any size, forward only."""
+    from . import onnx_model
+
+    _installed("onnx", target)
+    first, colon, path = rest.partition(":")
+    named = bool(colon) and first == "reference"
+    start = onnx_model.reference if named else onnx_model.onnxruntime
+    if not named:
+        _installed("onnxruntime", target, "onnx")
+    path = path if named else rest
+    if path and not pathlib.Path(path).is_file():
+        raise TargetError(f"there is no file {path}; the target must be onnx:, onnx:PATH, onnx:reference: or onnx:reference:PATH")
+    try:
+        node = onnx_model.read(path) if path else onnx_model.plain(1, "float32")
+    except onnx_model.OnnxError as error:
+        raise TargetError(f"{target}: {error}") from None
+    declared = dict(node.supports)
+    if not path and not named:
+        declared["dtypes"] = ["float32"]
+    if not named and declared["dtypes"] == ["float64"]:
+        raise TargetError(f"{target}: it is of float64, in which onnxruntime has no LSTM; judge it with onnx:reference:{path}")
+    make = functools.partial(onnx_model.Layer, (lambda H, dtype: node) if path else onnx_model.plain, start)
+    return Candidate(target, "forward", make, True, node.layout, parse_supports(declared))
+
+
 def _framework(kind: str, rest: str, target: str) -> Candidate:
     """A class or function of a framework through its adapter: all adapters share one skeleton."""
     adapter = importlib.import_module(f".{FRAMEWORKS[kind]}", __package__)
@@ -235,13 +264,14 @@ def _framework(kind: str, rest: str, target: str) -> Candidate:
     return Candidate(target, "pullback", make, True, layout, supports)
 
 
-def _installed(kind: str, target: str):
-    """The module of a framework, which is named as the extra that installs it."""
+def _installed(kind: str, target: str, extra: str = ""):
+    """The module of a framework, which is named as the extra that installs it where `extra` says no other."""
     try:
         return importlib.import_module(kind)
     except ImportError:
         package = PACKAGES.get(kind, kind)
-        raise TargetError(f"{target} needs {package}, which is not installed; install it with: pip install 'lstm-ref[{kind}]'") from None
+        line = f"pip install 'lstm-ref[{extra or kind}]'"
+        raise TargetError(f"{target} needs {package}, which is not installed; install it with: {line}") from None
 
 
 def _options(text: str, target: str) -> tuple[str, dict]:
