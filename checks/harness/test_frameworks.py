@@ -203,18 +203,18 @@ def test_a_name_that_is_none_of_the_frameworks_is_refused(target, sentence):
     assert sentence in str(refused.value)
 
 
-def onnx_model(path, gates=(0, 1, 2, 3), double=False, as_inputs=False, biases=True, states=True, more=(), **attributes) -> str:
+def onnx_model(path, gates=(0, 1, 2, 3), double=False, as_inputs=False, biases=True, states=("h0", "c0"), more=(), **attributes) -> str:
     """Write a model of D = 2, H = 4 with weights of its own, which takes its gates from them in the order `gates`."""
     from onnx import TensorProto, helper, numpy_helper, save
 
     kind, dtype = (TensorProto.DOUBLE, np.float64) if double else (TensorProto.FLOAT, np.float32)
     H, D, order = 4, 2, np.concatenate([np.arange(4 * g, 4 * g + 4) for g in gates])
     weights = {"kernel": np.ones((1, 4 * H, D), dtype), "recurrent": np.ones((1, 4 * H, H), dtype), "bias": np.ones((1, 8 * H), dtype)}
-    orders = {"rows": order, "both": np.concatenate([order, order + 4 * H])}
+    orders = {"zero": np.zeros((1, 1, H), dtype), "rows": order, "both": np.concatenate([order, order + 4 * H])}
     nodes = [helper.make_node("Gather", [k, "both" if k == "bias" else "rows"], [f"{k}_in_order"], axis=1) for k in weights]
     shapes = {"x": ("T", "B", D), "h0": (1, "B", H), "c0": (1, "B", H), **{k: v.shape for k, v in weights.items()}}
-    inputs = ["x", *(("h0", "c0") if states else ()), *(weights if as_inputs else ())]
-    given = ["x", "kernel_in_order", "recurrent_in_order", "bias_in_order" if biases else "", "", *(("h0", "c0") if states else ())]
+    inputs = ["x", *(k for k in states if k != "zero"), *(weights if as_inputs else ())]
+    given = ["x", "kernel_in_order", "recurrent_in_order", "bias_in_order" if biases else "", "", *states]
     nodes += [helper.make_node("LSTM", given, ["y"], hidden_size=H, **attributes), helper.make_node("Relu", ["y"], ["positive"]), *more]
     graph = helper.make_graph(
         nodes,
@@ -248,14 +248,20 @@ def test_onnx_kernels_pass_forward_and_it_is_said_that_no_gradient_was_judged(ta
 
 @pytest.mark.parametrize(
     ("how", "dtype"),
-    [({}, "float32"), ({"as_inputs": True}, "float32"), ({"biases": False, "states": False}, "float32"), ({"double": True}, "float64")],
+    [
+        ({}, "float32"),
+        ({"as_inputs": True}, "float32"),
+        ({"biases": False, "states": ()}, "float32"),
+        ({"double": True}, "float64"),
+        ({"states": ("zero", "zero")}, "float32"),
+    ],
 )
 def test_an_onnx_model_is_judged_with_the_weights_of_the_case(tmp_path, how, dtype):
     path = onnx_model(tmp_path / "model.onnx", **how)
     verdict, face = judged_forward(f"onnx:reference:{path}" if dtype == "float64" else f"onnx:{path}")
     assert (verdict.outcome, verdict.gradients, verdict.dtypes) == ("pass", "not provided", (dtype,))
     assert face.supports.sizes == {"D": 2, "H": 4}
-    assert face.supports.initial_state == how.get("states", True)
+    assert face.supports.initial_state == bool(how.get("states", True))
 
 
 @pytest.mark.parametrize("engine", ["", "reference:"])

@@ -114,21 +114,27 @@ def read(path: str) -> Node:
     given = {k: name for k, name in zip(INPUTS, node.input, strict=False) if name}
     _check_plain(node, given)
     shapes, dtypes = _shapes(graph)
-    dtype = next(dtypes[name] for name in given.values() if name in dtypes)
+    dtype = next((dtypes[name] for name in given.values() if name in dtypes), None)
+    if dtype is None:
+        raise OnnxError("it does not say the type of its LSTM node's inputs; a model with types is due")
     sources = {k: _source(graph, given[k], shapes) for k in WEIGHTS if k in given}
-    names = given | {k: leaf for k, (leaf, _) in sources.items()}
-    before = [n for n in graph.node if any(n in nodes for _, nodes in sources.values())]
-    arrays = [q for q in graph.initializer if any(q.name in n.input for n in (*before, node))]
-    kept = tuple(k for k in sources if names[k] in {q.name for q in arrays})
-    own = onnx.NodeProto()
-    own.CopyFrom(node)
-    del own.output[:]
-    own.output.extend(OUTPUTS)
-    fed = dict.fromkeys((name for k, name in names.items() if k not in kept), dtype)
+    leaves = [leaf for leaf, _ in sources.values()]
+    own = {k: q for k, q in sources.items() if q[0] and leaves.count(q[0]) == 1}
+    names = {k: own[k][0] if k in own else f"given.{k}" for k in given}
+    before = [n for n in graph.node if any(n in nodes for _, nodes in own.values())]
+    at = onnx.NodeProto()
+    at.CopyFrom(node)
+    del at.input[:], at.output[:]
+    at.input.extend(given[k] if k in own else names.get(k, "") for k in INPUTS[:-1])
+    at.output.extend(OUTPUTS)
+    arrays = [q for q in graph.initializer if any(q.name in n.input for n in (*before, at))]
+    kept = tuple(k for k in own if names[k] in {q.name for q in arrays})
+    fed = {name: dtype for k, name in names.items() if k not in kept}
     alike = {"opset_imports": model.opset_import, "ir_version": model.ir_version, "functions": model.functions}
     D, H = (shapes.get(given[k], (None,))[-1] for k in ("W", "R"))
-    supports = SUPPORTS | {k: n for k, n in (("D", D), ("H", H)) if n} | {"dtypes": [dtype], "initial_state": "initial_h" in given}
-    return Node(_model([*before, own], fed, arrays, **alike), names, kept, supports)
+    supports = SUPPORTS | {k: n for k, n in (("D", D), ("H", H)) if n} | {"dtypes": [dtype]}
+    supports["initial_state"] = "initial_h" in given and "initial_c" in given
+    return Node(_model([*before, at], fed, arrays, **alike), names, kept, supports)
 
 
 def _check_plain(node, given: dict[str, str]) -> None:
@@ -159,21 +165,19 @@ def _shapes(graph) -> tuple[dict[str, tuple], dict[str, str]]:
 
 
 def _source(graph, name: str, shapes: dict[str, tuple]) -> tuple[str, list]:
-    """The array that a weight is computed from, and the nodes that compute it. That is the weight itself, and no node, where it
-    comes from none or from several arrays of its shape."""
+    """The one array of its shape that a weight is computed from, and the nodes that compute it; no name where there is not one."""
     made = {k: n for n in graph.node for k in n.output}
     nodes, leaves, seen = [], [], [name]
-    for k in seen:
+    for k in seen:  # grows
         if k in made:
             nodes.append(made[k])
             seen += [q for q in made[k].input if q and q not in seen]
         else:
             leaves.append(k)
     arrays = {q.name for q in graph.initializer}
-    alike = [k for k in leaves if shapes.get(k) == shapes.get(name)]
-    if len(alike) != 1 or any(k not in arrays for k in leaves if k != alike[0]):
-        return name, []
-    return alike[0], nodes
+    alike = [k for k in leaves if k == name or (k in shapes and shapes[k] == shapes.get(name))]
+    others = [k for k in leaves if k not in alike and k not in arrays]
+    return ("", []) if len(alike) != 1 or others else (alike[0], nodes)
 
 
 def _model(nodes: list, given: dict[str, str], arrays: list, **alike):
