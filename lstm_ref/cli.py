@@ -31,7 +31,7 @@ def check(
     seed: Seed = None,
     only: Annotated[str | None, typer.Option(help="patterns of check ids, such as 'grad.*,state.repeat'")] = None,
     sizes: Annotated[str | None, typer.Option(help="hold sizes fixed in every case, such as T=16,H=64")] = None,
-    report: Annotated[pathlib.Path | None, typer.Option(help="also write the verdict as JSON")] = None,
+    report: Annotated[pathlib.Path | None, typer.Option(help="also write the verdict as JSON, with that of --against")] = None,
     isolate: Isolate = False,
     against: Annotated[str | None, typer.Option(help="another target: judge both, and hold one against the other")] = None,
 ) -> None:
@@ -55,7 +55,7 @@ def check(
     files = keep_counterexamples(verdict, pathlib.Path(FAILURES))
     terminal.card(console, verdict, faces[0].layout, files)
     if report is not None:
-        report.write_text(json_report.dumps(verdict), encoding="utf-8")
+        report.write_text(json_report.dumps(verdict, other, held), encoding="utf-8")
     code = CODES[verdict.outcome]
     if other is not None:
         terminal.side_by_side(console, other, held)
@@ -74,10 +74,11 @@ def _held(paired, dtypes, progress) -> list:
 
 @app.command()
 def doctor(
-    target: Target, dtype: Annotated[str | None, typer.Option(help="float64 or float32 (default: what is declared)")] = None
+    target: Target,
+    dtype: Annotated[str | None, typer.Option(help="float64 or float32 (default: what is declared)")] = None,
+    isolate: Isolate = False,
 ) -> None:
     """Say what is understood of an LSTM, before a gradient is judged. Exit code 0 if it can be judged as it is, 1 if not, 2 usage."""
-    from .candidates.load import load
     from .judgement.doctor import examine
     from .judgement.tolerances import PRECISIONS
     from .report import doctor as report
@@ -86,7 +87,7 @@ def doctor(
     try:
         if dtype is not None and dtype not in PRECISIONS:
             raise ValueError(f"the dtype is {dtype!r}; it must be one of {', '.join(PRECISIONS)}")
-        for face in load(target):
+        for face in _loaded(target, isolate):
             found.append(examine(face, PRECISIONS[dtype or (face.supports.dtypes or ("float64",))[0]]))
             console.print(report.text(found[-1], target), highlight=False, markup=False, soft_wrap=True)
     except ValueError as error:

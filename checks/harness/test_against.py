@@ -1,5 +1,6 @@
 """Two LSTMs held against each other: a port that is right agrees in any layout, one that is wrong is named where it is."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -155,4 +156,17 @@ def test_check_against(tmp_path, monkeypatch):
     for due in ("PASS  (partial", "FAIL  (partial", "DIFFER", "differ in gradient of W_f", "in units of both tolerances"):
         assert due in text, due
     assert command(f"{STRANGERS}:KerasStyle", "--against", "nonsense")[0] == 2
+    command(f"{STRANGERS}:KerasStyle", "--against", "port.py:Wrong", "--report", "out.json", *few)
+    told = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
+    assert (told["target"], told["outcome"]) == (f"{STRANGERS}:KerasStyle", "pass")
+    assert (told["against"]["verdict"]["target"], told["against"]["verdict"]["outcome"]) == ("port.py:Wrong", "fail")
+    (held_,) = told["against"]["held"]
+    assert (held_["dtype"], held_["outcome"]) == ("float64", "differ")
+    assert [row["quantity"] for row in held_["rows"] if row["differ"]] == ["W_f"]
+    assert "differ in gradient of W_f" in held_["told"]
+    worst = next(row for row in held_["rows"] if row["differ"])
+    assert worst["theirs"] == pytest.approx(0.99 * worst["ours"])
+    assert worst["where"]["sizes"][:4] == [3, 2, 3, 4]
+    command(f"{STRANGERS}:KerasStyle", "--report", "out.json", *few)
+    assert "against" not in json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
     assert command(f"{STRANGERS}:KerasStyle", "--against", f"{STRANGERS}:MeanLoss")[0] == 2

@@ -1,11 +1,16 @@
 """The documentation runs: its Python blocks execute, its console blocks show what the commands really print."""
 
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import typer
+import yaml
+
+from lstm_ref.cli import app
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -76,3 +81,79 @@ def test_the_site_builds_and_fetches_nothing(tmp_path):
     assert len(pages) > len(PAGES)
     for page in pages:
         assert not re.findall(r"<(?:script|img|iframe)[^>]* src=\"?https?:|<link[^>]* rel=\"?stylesheet[^>]* href=\"?https?:", page)
+
+
+CI = ROOT / "examples" / "ci"
+OURS = ("lstm-ref ", "pytest ")
+
+
+def strings(tree) -> list[str]:
+    """Every text in what a YAML file holds."""
+    if isinstance(tree, dict):
+        return [s for value in tree.values() for s in strings(value)]
+    if isinstance(tree, list):
+        return [s for value in tree for s in strings(value)]
+    return [tree] if isinstance(tree, str) else []
+
+
+def lines_in_yaml() -> list[tuple[str, str]]:
+    found = []
+    for page, block in blocks("yaml"):
+        texts = [s for text in strings(yaml.safe_load(block)) for s in text.splitlines()]
+        found += [(page, line.strip()) for line in texts if line.strip().startswith(OURS)]
+    return found
+
+
+def plain(line: str) -> list[str]:
+    """A command line as arguments, with the example as the LSTM."""
+    return shlex.split(line.replace('"$LSTM"', "my_lstm.py:MyLSTM").replace("my_lstm.py", f"{ROOT}/examples/my_lstm.py"))
+
+
+@pytest.mark.parametrize("line", sorted({line for _, line in lines_in_yaml()}))
+def test_commands_in_yaml_are_understood(line, tmp_path):
+    program, *arguments = plain(line)
+    if program == "lstm-ref":
+        group = typer.main.get_command(app)
+        name, command, rest = group.resolve_command(typer.Context(group), arguments)
+        assert command.make_context(name, rest).params["target"].endswith("my_lstm.py:MyLSTM")
+    else:
+        (tmp_path / "tests").mkdir()
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest", *arguments, "--collect-only", "-q"], cwd=tmp_path, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_there_are_commands_in_yaml_to_look_at():
+    assert {line.partition(" ")[0] for _, line in lines_in_yaml()} == {"lstm-ref", "pytest"}
+
+
+def test_an_option_that_is_none_is_seen():
+    with pytest.raises(Exception, match="No such option: --fast"):
+        test_commands_in_yaml_are_understood("lstm-ref check my_lstm.py:MyLSTM --fast", None)
+
+
+@pytest.mark.parametrize("name", ["github-actions.yml", "pre-commit-config.yaml"])
+def test_the_page_includes_the_files_of_the_examples(name):
+    text = (CI / name).read_text(encoding="utf-8")
+    assert text in [block for page, block in blocks("yaml") if page == "in-ci.md"]
+    assert yaml.safe_load(text)
+
+
+def test_the_workflow_says_what_is_wrong(tmp_path):
+    """Its own lines, run on an LSTM that is wrong: the step fails, leaves what is uploaded, and annotates."""
+    steps = yaml.safe_load((CI / "github-actions.yml").read_text(encoding="utf-8"))["jobs"]["gradients"]["steps"]
+    check = next(s["run"] for s in steps if s.get("run", "").startswith("lstm-ref check"))
+    tell = next(s["run"] for s in steps if "::error" in s.get("run", ""))
+    _, *arguments = shlex.split(
+        check.replace('"$LSTM"', f"{ROOT}/examples/my_lstm.py:Forgetful").replace("--profile ci", "--profile quick")
+    )
+    done = subprocess.run([sys.executable, "-m", "lstm_ref", *arguments], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1, done.stderr
+    for path in next(s["with"]["path"] for s in steps if "upload-artifact" in s.get("uses", "")).split():
+        assert (tmp_path / path).exists()
+    program = tell.split("<<'EOF'\n")[1].removesuffix("EOF\n")
+    told = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    assert told.startswith("::error title=lstm-ref fail ")
+    assert "is missing (B:cell)" in told
+    assert told.count("\n") == 1

@@ -4,44 +4,168 @@ import builtins
 import pathlib
 from dataclasses import replace
 
+import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from lstm_ref import cases, cli
 from lstm_ref.candidates import haiku_lstm
+from lstm_ref.candidates.isolate import isolated
 from lstm_ref.candidates.load import TargetError, load
 from lstm_ref.diagnosis.explain import explained
-from lstm_ref.judgement.run import run
+from lstm_ref.judgement.run import PROFILES, run
 from lstm_ref.report import words
 
 EXAMPLES = pathlib.Path(__file__).parents[2] / "examples"
 pytestmark = pytest.mark.filterwarnings("default")  # what frameworks warn of is theirs
 
 
-FEW_SHAPES = {"T": [1, 4], "B": [1, 3], "D": [1, 4], "H": [4]}  # each is compiled
+SHAPE = {"T": 4, "B": 3, "D": 2, "H": 4}  # each is compiled
+CELLS = ["equinox:", "flax:", "flax:OptimizedLSTMCell", "flax:nnx.LSTMCell", "flax:nnx.OptimizedLSTMCell", "haiku:"]
 
 
-def judged(target: str, **how):
-    faces = [replace(face, supports=replace(face.supports, sizes=FEW_SHAPES)) for face in load(target)]
+@pytest.fixture(autouse=True)
+def few_cases(monkeypatch):
+    """The first corners alone, which are those of every kind of memory: frameworks are slow."""
+    monkeypatch.setattr(cases, "CORNERS", cases.CORNERS[:10])
+    monkeypatch.setitem(PROFILES, "quick", replace(PROFILES["quick"], draws=1))
+
+
+def judged(target: str, load=load, sizes=SHAPE, **how):
+    faces = [replace(face, supports=replace(face.supports, sizes=sizes)) for face in load(target)]
     return explained(run(target, faces, **how), faces)
 
 
-@pytest.mark.parametrize("target", ["equinox:", "flax:", "flax:OptimizedLSTMCell", "flax:nnx.LSTMCell", "haiku:"])
+@pytest.mark.parametrize("target", CELLS)
 def test_a_frameworks_cell_passes(target):
-    verdict = judged(target, only="contract.*,forward.*,grad.*,state.*,numerics.*")
+    verdict = judged(target, sizes={**SHAPE, "T": [1, 4]}, only="contract.*,forward.*,grad.*,state.*,numerics.*")
     assert not [r for r in verdict.results if r.outcome not in ("pass", "not provided", "deselected")]
     assert verdict.kind == "textbook"
     assert verdict.forward == verdict.gradients == verdict.behaviour == "pass"
 
 
-@pytest.mark.parametrize("target", ["equinox:", "haiku:"])
+@pytest.mark.parametrize("target", ["equinox:", "flax:nnx.OptimizedLSTMCell"])
 def test_a_frameworks_cell_passes_in_float32(target):
     assert judged(target, dtypes=("float32",), only="contract.*,forward.*,grad.*").gradients == "pass"
 
 
 def test_keras_computes_float64_in_float32_on_jax_and_the_verdict_says_just_that():
-    verdict = judged("keras:", only="contract.*,forward.*,grad.*,numerics.effective_precision")
+    verdict = judged("keras:", only="contract.*,forward.*,grad.*.autodiff,numerics.effective_precision")
     assert [r.id for r in verdict.failures()] == ["numerics.effective_precision"]
     assert "everything is computed in float32, though float64 goes in and comes out" in verdict.failures()[0].reason
-    assert judged("keras:", dtypes=("float32",), only="forward.*,grad.*").gradients == "pass"
+    assert judged("keras:", dtypes=("float32",), only="forward.*,grad.*.autodiff").gradients == "pass"
+
+
+KERAS_ON_TORCH = """
+import keras, torch
+
+class Layer(keras.layers.LSTM):
+    pass
+
+class Cell(keras.layers.LSTMCell):
+    candidate = staticmethod(torch.tanh)
+
+    def call(self, x, states, training=False):
+        h, c = states
+        i, f, g, o = (x @ self.kernel.value + h @ self.recurrent_kernel.value + self.bias.value).chunk(4, -1)
+        c = torch.sigmoid(f) * c + torch.sigmoid(i) * self.candidate(g)
+        h = torch.sigmoid(o) * torch.tanh(c)
+        return h, [h, c]
+
+class Tanh(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, a):
+        y = torch.tanh(a)
+        ctx.save_for_backward(y)
+        return y
+
+    @staticmethod
+    def backward(ctx, dy):
+        (y,) = ctx.saved_tensors
+        return dy * (1 - y)
+
+class Wrong(Cell):
+    candidate = Tanh.apply
+"""
+LAYER_CHECKS = "contract.*,forward.*,grad.*.autodiff,state.*,numerics.effective_precision"
+
+
+@pytest.fixture
+def on_torch(monkeypatch, tmp_path):
+    """A function that judges Keras on torch, which takes a process of its own: in this one Keras may run on JAX already."""
+    monkeypatch.setenv("KERAS_BACKEND", "torch")
+    (tmp_path / "own.py").write_text(KERAS_ON_TORCH)
+    return lambda target, **how: judged(target.replace("own.py", f"{tmp_path}/own.py"), isolated, **how)
+
+
+@pytest.mark.parametrize("target", ["keras:", "keras:own.py:Cell"])
+def test_keras_on_torch_passes_and_its_float64_is_one(on_torch, target):
+    verdict = on_torch(target, dtypes=("float64", "float32"), only=LAYER_CHECKS)
+    assert verdict.outcome == "pass"
+    assert verdict.dtypes == ("float64", "float32")
+    outcomes = {r.id: r.outcome for r in verdict.results}
+    assert outcomes["numerics.effective_precision"] == outcomes["grad.W_f.autodiff"] == outcomes["state.interleaved"] == "pass"
+
+
+def test_keras_own_cell_on_torch_computes_float64_in_float32(on_torch):
+    verdict = on_torch("keras:LSTMCell", only="forward.*,grad.*.autodiff,numerics.effective_precision")
+    assert [r.id for r in verdict.failures()] == ["numerics.effective_precision"]
+
+
+def test_a_wrong_custom_gradient_in_a_subclass_of_keras_on_torch_is_named(on_torch):
+    verdict = on_torch("keras:own.py:Wrong", only="forward.*,grad.*.autodiff")
+    assert verdict.forward == "pass"
+    assert "da_c: 1 − g for 1 − g² (B:preact)" in words.explanation(verdict)
+
+
+@pytest.mark.parametrize("target", ["keras:", "keras:own.py:Layer"])
+def test_keras_on_tensorflow_is_one_sentence(on_torch, monkeypatch, target):
+    monkeypatch.setenv("KERAS_BACKEND", "tensorflow")
+    with pytest.raises(TargetError) as refused:
+        on_torch(target)
+    due = ": Keras runs on tensorflow here, and is judged on JAX and torch only; set KERAS_BACKEND=jax or KERAS_BACKEND=torch"
+    assert str(refused.value).endswith(due)
+
+
+NNX_SUBCLASS = """
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+class Right(nnx.OptimizedLSTMCell):
+    pass
+
+@jax.custom_vjp
+def tanh(a):
+    return jnp.tanh(a)
+
+tanh.defvjp(lambda a: (jnp.tanh(a),) * 2, lambda y, dy: (dy * (1 - y),))
+
+class Wrong(nnx.LSTMCell):
+    def __call__(self, carry, x):
+        c, h = carry
+        i, f, g, o = (wx(x) + wh(h) for wx, wh in ((self.ii, self.hi), (self.if_, self.hf), (self.ig, self.hg), (self.io, self.ho)))
+        c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * tanh(g)
+        h = jax.nn.sigmoid(o) * jnp.tanh(c)
+        return (c, h), h
+
+class WrongOptimized(nnx.OptimizedLSTMCell):
+    def __call__(self, carry, x):
+        c, h = carry
+        i, f, g, o = jnp.split(self.dense_i(x) + self.dense_h(h), 4, axis=-1)
+        c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * tanh(g)
+        h = jax.nn.sigmoid(o) * jnp.tanh(c)
+        return (c, h), h
+"""
+
+
+@pytest.mark.parametrize("name", ["Right", "Wrong", "WrongOptimized"])
+def test_a_subclass_of_nnx_is_judged_and_what_is_wrong_in_it_is_named(tmp_path, name):
+    (tmp_path / "cells.py").write_text(NNX_SUBCLASS)
+    verdict = judged(f"flax:{tmp_path}/cells.py:{name}", only="forward.*,grad.*")
+    assert verdict.forward == "pass"
+    assert verdict.gradients == ("pass" if name == "Right" else "fail")
+    assert name == "Right" or "da_c: 1 − g for 1 − g² (B:preact)" in words.explanation(verdict)
 
 
 def test_a_wrong_custom_rule_in_jax_is_named():
@@ -68,7 +192,7 @@ def test_a_missing_framework_is_one_sentence(monkeypatch):
 @pytest.mark.parametrize(
     ("target", "sentence"),
     [
-        ("flax:GRUCell", "flax:module:attribute or flax:file.py:attribute, flax:LSTMCell, flax:OptimizedLSTMCell, flax:nnx.LSTMCell"),
+        ("flax:GRUCell", "flax:file.py:attribute, flax:LSTMCell, flax:OptimizedLSTMCell, flax:nnx.LSTMCell, flax:nnx.OptimizedLSTMCell"),
         ("jax:", "it must be jax:module:attribute or jax:file.py:attribute"),
         ("jax:no_such_module:lstm", "no_such_module could not be imported"),
     ],
@@ -77,3 +201,137 @@ def test_a_name_that_is_none_of_the_frameworks_is_refused(target, sentence):
     with pytest.raises(TargetError) as refused:
         load(target)
     assert sentence in str(refused.value)
+
+
+def onnx_model(path, gates=(0, 1, 2, 3), double=False, as_inputs=False, biases=True, states=("h0", "c0"), more=(), **attributes) -> str:
+    """Write a model of D = 2, H = 4 with weights of its own, which takes its gates from them in the order `gates`."""
+    from onnx import TensorProto, helper, numpy_helper, save
+
+    kind, dtype = (TensorProto.DOUBLE, np.float64) if double else (TensorProto.FLOAT, np.float32)
+    H, D, order = 4, 2, np.concatenate([np.arange(4 * g, 4 * g + 4) for g in gates])
+    weights = {"kernel": np.ones((1, 4 * H, D), dtype), "recurrent": np.ones((1, 4 * H, H), dtype), "bias": np.ones((1, 8 * H), dtype)}
+    orders = {"zero": np.zeros((1, 1, H), dtype), "rows": order, "both": np.concatenate([order, order + 4 * H])}
+    nodes = [helper.make_node("Gather", [k, "both" if k == "bias" else "rows"], [f"{k}_in_order"], axis=1) for k in weights]
+    shapes = {"x": ("T", "B", D), "h0": (1, "B", H), "c0": (1, "B", H), **{k: v.shape for k, v in weights.items()}}
+    inputs = ["x", *(k for k in states if k != "zero"), *(weights if as_inputs else ())]
+    given = ["x", "kernel_in_order", "recurrent_in_order", "bias_in_order" if biases else "", "", *states]
+    nodes += [helper.make_node("LSTM", given, ["y"], hidden_size=H, **attributes), helper.make_node("Relu", ["y"], ["positive"]), *more]
+    graph = helper.make_graph(
+        nodes,
+        "model",
+        [helper.make_tensor_value_info(k, kind, shapes[k]) for k in inputs],
+        [helper.make_tensor_value_info("positive", kind, ("T", 1, "B", H))],
+        [numpy_helper.from_array(v, k) for k, v in {**({} if as_inputs else weights), **orders}.items()],
+    )
+    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 14)], ir_version=8), path)
+    return str(path)
+
+
+def judged_forward(target: str):
+    faces = load(target)
+    return run(target, faces), faces[0]
+
+
+@pytest.mark.parametrize("target", ["onnx:", "onnx:reference:"])
+def test_onnx_kernels_pass_forward_and_it_is_said_that_no_gradient_was_judged(target):
+    verdict, face = judged_forward(target)
+    assert (verdict.outcome, verdict.forward, verdict.gradients, verdict.kind) == ("pass", "pass", "not provided", "textbook")
+    assert verdict.dtypes == (("float32",) if target == "onnx:" else ("float64",))
+    assert not face.supports.sizes
+    outcomes = {r.id: r.outcome for r in verdict.results}
+    assert {outcomes[f"forward.{k}"] for k in ("h", "c_T", "h_T", "initial_state")} == {"pass"}
+    assert words.meaning(verdict) == (
+        "forward: pass; gradients: not provided; behaviour: pass. No gradient was judged: the candidate gives none, "
+        "and its outputs alone were held against the textbook's"
+    )
+
+
+@pytest.mark.parametrize(
+    ("how", "dtype"),
+    [
+        ({}, "float32"),
+        ({"as_inputs": True}, "float32"),
+        ({"biases": False, "states": ()}, "float32"),
+        ({"double": True}, "float64"),
+        ({"states": ("zero", "zero")}, "float32"),
+    ],
+)
+def test_an_onnx_model_is_judged_with_the_weights_of_the_case(tmp_path, how, dtype):
+    path = onnx_model(tmp_path / "model.onnx", **how)
+    verdict, face = judged_forward(f"onnx:reference:{path}" if dtype == "float64" else f"onnx:{path}")
+    assert (verdict.outcome, verdict.gradients, verdict.dtypes) == ("pass", "not provided", (dtype,))
+    assert face.supports.sizes == {"D": 2, "H": 4}
+    assert face.supports.initial_state == bool(how.get("states", True))
+
+
+@pytest.mark.parametrize("engine", ["", "reference:"])
+def test_an_onnx_model_with_swapped_gates_is_named(tmp_path, engine):
+    path = onnx_model(tmp_path / "model.onnx", gates=(0, 2, 1, 3), double=bool(engine))
+    verdict, _ = judged_forward(f"onnx:{engine}{path}")
+    assert [r.id for r in verdict.failures()] == ["forward.h"]
+    assert "write order='ifoc' in the layout" in verdict.failures()[0].reason
+    assert (verdict.outcome, verdict.gradients, verdict.kind) == ("fail", "not provided", "textbook")
+
+
+@pytest.mark.parametrize(
+    ("attributes", "named"),
+    [
+        ({"activations": ["Sigmoid", "Relu", "Tanh"]}, "activations = ['Sigmoid', 'Relu', 'Tanh']"),
+        ({"clip": 3.0}, "clip = 3.0"),
+        ({"input_forget": 1}, "input_forget = 1"),
+        ({"direction": "reverse"}, "direction = 'reverse'"),
+        ({"direction": "bidirectional", "clip": 0.5}, "direction = 'bidirectional'"),
+        ({"layout": 1}, "layout = 1"),
+    ],
+)
+def test_an_attribute_that_makes_it_another_function_is_one_sentence(tmp_path, attributes, named):
+    path = onnx_model(tmp_path / "model.onnx", **attributes)
+    with pytest.raises(TargetError) as refused:
+        load(f"onnx:{path}")
+    assert str(refused.value).startswith(f"onnx:{path}: its LSTM node has ")
+    assert named in str(refused.value)
+    assert str(refused.value).endswith(", which is not supported yet; a node with default attributes is due")
+
+
+def test_defaults_that_are_written_out_are_defaults(tmp_path):
+    path = onnx_model(tmp_path / "model.onnx", activations=["Sigmoid", "Tanh", "Tanh"], direction="forward", clip=0.0, layout=0)
+    assert load(f"onnx:{path}")[0].kind == "forward"
+
+
+def test_an_onnx_model_that_cannot_be_judged_says_why(tmp_path, monkeypatch):
+    from onnx import helper
+
+    def refused(target: str) -> str:
+        with pytest.raises(TargetError) as error:
+            load(target)
+        return str(error.value)
+
+    forms = "the target must be onnx:, onnx:PATH, onnx:reference: or onnx:reference:PATH"
+    assert refused("onnx:reference:nowhere.onnx") == f"there is no file nowhere.onnx; {forms}"
+    (tmp_path / "text.onnx").write_text("no model")
+    assert "it cannot be read as an ONNX model (DecodeError: " in refused(f"onnx:{tmp_path}/text.onnx")
+    twice = helper.make_node("LSTM", ["x", "kernel", "recurrent"], ["z"], hidden_size=4)
+    path = onnx_model(tmp_path / "two.onnx", more=[twice])
+    assert refused(f"onnx:{path}").endswith("it holds 2 LSTM nodes (its nodes: Gather, LSTM, Relu); one is due")
+    path = onnx_model(tmp_path / "double.onnx", double=True)
+    due = f"it is of float64, in which onnxruntime has no LSTM; judge it with onnx:reference:{path}"
+    assert refused(f"onnx:{path}") == f"onnx:{path}: {due}"
+    monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
+    due = "onnx: needs onnxruntime, which is not installed; install it with: pip install 'lstm-ref[onnx]'"
+    assert refused("onnx:") == due
+    assert load("onnx:reference:")
+
+
+def test_doctor_and_check_know_that_onnx_gives_no_gradients(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(cli.app, ["doctor", "onnx:reference:"])
+    assert done.exit_code == 0, done.output
+    for line in (
+        "a layer through forward(inputs), without gradients",
+        "gradient of anything, declared",
+        "ready: lstm-ref check onnx:reference:",
+    ):
+        assert line in done.output
+    done = CliRunner().invoke(cli.app, ["check", "onnx:reference:", "--sizes", "T=3,B=2,D=3,H=4"])
+    assert done.exit_code == 0, done.output
+    assert "gradients: not provided" in done.output

@@ -421,3 +421,14 @@ def test_the_plugin_takes_it(written, monkeypatch):
 def test_the_process_starts_without_jax():
     code = "import sys; import lstm_ref.candidates.worker, lstm_ref.candidates.load; assert not {'jax', 'torch'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_doctor_isolated_says_what_it_says_without(written, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    alone, isolated_ = (CliRunner().invoke(cli.app, ["doctor", written("steps = 0"), *more]) for more in ([], ["--isolate"]))
+    assert alone.exit_code == isolated_.exit_code == 0, isolated_.output
+    assert alone.output == isolated_.output
+    crashed = CliRunner().invoke(cli.app, ["doctor", written("def misbehave(self, inputs): os._exit(3)"), "--isolate"])
+    assert crashed.exit_code == 1, crashed.output
+    assert "PROBLEM" in crashed.output
+    assert "ended its process" in crashed.output

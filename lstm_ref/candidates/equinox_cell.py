@@ -5,9 +5,10 @@ Gates i, f, g, o in packed arrays, one bias; the cell takes one row, so that the
 
 from __future__ import annotations
 
-from .jax_function import over_time
+from .jax_function import engine, over_time
 from .layout import Layout
 
+__all__ = ["CLASSES", "engine", "find", "function", "layout"]
 CLASSES = ("LSTMCell",)
 LAYOUT = Layout(order="ifgo", packed=True, joint="split", names={"W_x": "weight_ih", "W_h": "weight_hh", "b": "bias"})
 
@@ -17,6 +18,10 @@ def find(name: str):
     import equinox
 
     return getattr(equinox.nn, name)
+
+
+def layout(cls) -> Layout:
+    return LAYOUT
 
 
 def function(cls, options: dict):

@@ -1,17 +1,18 @@
-"""flax: flax.linen's LSTMCell and OptimizedLSTMCell, flax.nnx.LSTMCell, or a subclass of a user's, scanned over time.
+"""flax: LSTMCell and OptimizedLSTMCell of flax.linen and of flax.nnx, or a subclass of a user's, scanned over time.
 
-Eight dense layers: kernels (D, H) of x without a bias, `ii if ig io`, and kernels (H, H) of h with one, `hi hf hg ho`; the
-carry is (c, h).
+Eight dense layers: kernels (D, H) of x without a bias, `ii if ig io`, and kernels (H, H) of h with one, `hi hf hg ho`. nnx's
+optimized cell has two instead, `dense_i` and `dense_h`, with gates i, f, g, o in one array. The carry is (c, h).
 """
 
 from __future__ import annotations
 
-from .jax_function import over_time
+from .jax_function import engine, over_time
 from .layout import Layout
 
-CLASSES = ("LSTMCell", "OptimizedLSTMCell", "nnx.LSTMCell")
+__all__ = ["CLASSES", "engine", "find", "function", "layout"]
+CLASSES = ("LSTMCell", "OptimizedLSTMCell", "nnx.LSTMCell", "nnx.OptimizedLSTMCell")
 NAMES = {"W_x": "i{gate}.kernel", "W_h": "h{gate}.kernel", "b": "h{gate}.bias"}
-LAYOUT = Layout(order="ifgo", joint="split", transposed=True, names=NAMES)
+PACKED = {"W_x": "dense_i.kernel", "W_h": "dense_h.kernel", "b": "dense_h.bias"}
 
 
 def find(name: str):
@@ -20,6 +21,13 @@ def find(name: str):
     import flax.nnx
 
     return getattr(flax.nnx, name[4:]) if name.startswith("nnx.") else getattr(flax.linen, name)
+
+
+def layout(cls) -> Layout:
+    import flax.nnx
+
+    packed = issubclass(cls, flax.nnx.OptimizedLSTMCell)
+    return Layout(order="ifgo", packed=packed, joint="split", transposed=True, names=PACKED if packed else NAMES)
 
 
 def function(cls, options: dict):
@@ -37,10 +45,8 @@ def function(cls, options: dict):
 
 def _linen(cls, options: dict, D: int, H: int, inputs: dict):
     params: dict[str, dict] = {}
-    for name, value in inputs.items():
-        module, dot, array = name.partition(".")
-        if dot:
-            params.setdefault(module, {})[array] = value
+    for module, array, value in ((*k.split("."), v) for k, v in inputs.items() if "." in k):
+        params.setdefault(module, {})[array] = value
     module = cls(features=H, **options)
     return lambda x, h, c: module.apply({"params": params}, (c, h), x)[0][::-1]
 
@@ -49,8 +55,6 @@ def _nnx(cls, options: dict, D: int, H: int, inputs: dict):
     import flax.nnx
 
     cell = cls(D, H, rngs=flax.nnx.Rngs(0), **options)
-    for name, value in inputs.items():
-        module, dot, array = name.partition(".")
-        if dot:
-            getattr(getattr(cell, module.replace("if", "if_")), array)[...] = value
+    for module, array, value in ((*k.split("."), v) for k, v in inputs.items() if "." in k):
+        getattr(getattr(cell, "if_" if module == "if" else module), array)[...] = value
     return lambda x, h, c: cell((c, h), x)[0][::-1]

@@ -5,9 +5,10 @@ One linear layer on [x, h], gates i, g, f, o, and a 1 that the core itself adds 
 
 from __future__ import annotations
 
-from .jax_function import over_time
+from .jax_function import engine, over_time
 from .layout import Layout
 
+__all__ = ["CLASSES", "engine", "find", "function", "layout"]
 CLASSES = ("LSTM",)
 LAYOUT = Layout(order="igfo", packed=True, joint="xh", transposed=True, forget_bias=1.0, names={"W": "linear.w", "b": "linear.b"})
 
@@ -17,6 +18,10 @@ def find(name: str):
     import haiku
 
     return getattr(haiku, name)
+
+
+def layout(cls) -> Layout:
+    return LAYOUT
 
 
 def function(cls, options: dict):

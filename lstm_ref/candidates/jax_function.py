@@ -6,6 +6,8 @@ compiled for every shape that they meet, so that only a few sizes are asked for,
 
 from __future__ import annotations
 
+import functools
+import sys
 from collections.abc import Callable
 
 import numpy as np
@@ -13,10 +15,16 @@ import numpy as np
 from .layout import Layout
 
 SIZES = {"T": [1, 4, 7], "B": [1, 3], "D": [1, 4, 9], "H": [1, 4, 9, 17], "call_seconds": 60}
-
-
 CLASSES: tuple[str, ...] = ()  # JAX has no LSTM of its own to name
-LAYOUT = Layout()
+
+
+def layout(cls) -> Layout:
+    return Layout()
+
+
+def engine():
+    """What differentiates: this very module, as it does for all of JAX's libraries."""
+    return sys.modules[__name__]
 
 
 def function(given: Callable[[dict], dict], options: dict) -> Callable[[dict], dict]:
@@ -24,14 +32,11 @@ def function(given: Callable[[dict], dict], options: dict) -> Callable[[dict], d
     return given
 
 
-class JaxLayer:
+class Layer:
     """A function of JAX arrays through the plug-in contract: `function(inputs) -> outputs`, both dicts."""
 
     def __init__(self, function: Callable[[dict], dict]):
-        import jax
-
-        self.forward_compiled = jax.jit(function)
-        self.vjp_compiled = jax.jit(lambda inputs, s: jax.vjp(function, inputs)[1](s)[0])
+        self.forward_compiled, self.vjp_compiled = _compiled(function)
 
     def pullback(self, inputs):
         outputs = self.forward(inputs)
@@ -46,6 +51,14 @@ class JaxLayer:
         return _on_host(self.forward_compiled, inputs)
 
 
+@functools.cache
+def _compiled(function: Callable[[dict], dict]):
+    """The function and its backward pass, each compiled once for every shape, however many instances there are."""
+    import jax
+
+    return jax.jit(function), jax.jit(lambda inputs, s: jax.vjp(function, inputs)[1](s)[0])
+
+
 def _on_host(compiled, *trees: dict) -> dict:
     """Call compiled code in the precision of its arguments, with NumPy in and out; JAX's settings stay as they are."""
     import jax
@@ -55,6 +68,13 @@ def _on_host(compiled, *trees: dict) -> dict:
         raise TypeError("a complex step would compile every shape once more, so JAX functions are differenced by real ones")
     with jax.enable_x64(dtype == np.float64):
         return {k: np.asarray(v) for k, v in compiled(*trees).items()}
+
+
+def eagerly():
+    """A context in which arrays are made once, outside of what is traced."""
+    import jax
+
+    return jax.ensure_compile_time_eval()
 
 
 def over_time(cell: Callable, x, h, c) -> dict:

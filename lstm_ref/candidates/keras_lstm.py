@@ -1,45 +1,60 @@
-"""keras: keras.layers.LSTM and LSTMCell, or a subclass of a user's, on the JAX backend.
+"""keras: keras.layers.LSTM and LSTMCell, or a user's subclass, on the backend that KERAS_BACKEND names: JAX (default) or torch.
 
-Gates i, f, c, o in packed, transposed arrays, one bias, batch first. Keras reads its backend from KERAS_BACKEND when it is
-first imported; where nothing is set, JAX is.
+Gates i, f, c, o in packed, transposed arrays, one bias, batch first. Keras reads its backend when it is first imported.
 """
 
 from __future__ import annotations
 
-from .jax_function import over_time
-from .layout import PRESETS
+import os
+import sys
+
+from . import jax_function, torch_function
+from .layout import PRESETS, Layout
 
 CLASSES = ("LSTM", "LSTMCell")
-LAYOUT = PRESETS["keras"]
+ENGINES = {"jax": jax_function, "torch": torch_function}
 
 
 def find(name: str):
-    """The library's class of this name. Raises ValueError on another backend than JAX."""
+    """The library's class of this name."""
     import keras
 
-    if keras.backend.backend() != "jax":
-        raise ValueError(f"Keras runs on {keras.backend.backend()} here; set KERAS_BACKEND=jax")
     return getattr(keras.layers, name)
 
 
+def layout(cls) -> Layout:
+    return PRESETS["keras"]
+
+
+def engine():
+    """What differentiates: the backend that Keras runs on, or will. Raises ValueError on another than JAX and torch."""
+    backend = sys.modules["keras"].backend.backend() if "keras" in sys.modules else os.environ.setdefault("KERAS_BACKEND", "jax")
+    if backend not in ENGINES:
+        raise ValueError(f"Keras runs on {backend} here, and is judged on JAX and torch only; set KERAS_BACKEND=jax or KERAS_BACKEND=torch")
+    return ENGINES[backend]
+
+
 def function(cls, options: dict):
-    """The LSTM of a layer or a cell that is built as `cls(H)`."""
-    import jax
+    """The LSTM of a layer or a cell that is built as `cls(H)`, or taken from what `once` has kept."""
     import keras
 
-    def lstm(inputs):
+    cell = not issubclass(cls, keras.layers.RNN)
+    plain = {} if cell else {"return_sequences": True, "return_state": True}
+
+    def build(x, H: int):
+        how = plain | ({"recurrent_initializer": "zeros"} if x.dtype.itemsize == 2 else {})  # the default has no half precision
+        with engine().eagerly():
+            layer = cls(H, dtype=keras.backend.standardize_dtype(x.dtype), **how, **options)
+            layer.build((x.shape[0], x.shape[2]) if cell else tuple(x.shape))
+        return layer
+
+    def lstm(inputs, once=lambda key, make: make()):
         x, h0, c0 = (inputs[k] for k in ("x", "h0", "c0"))
-        cell = not issubclass(cls, keras.layers.RNN)
-        how = {} if cell else {"return_sequences": True, "return_state": True}
-        with jax.ensure_compile_time_eval():  # variables are made once, outside of what is traced
-            layer = cls(h0.shape[-1], dtype=str(x.dtype), **how, **options)
-            layer.build((x.shape[0], x.shape[2]) if cell else x.shape)
-        weights = [inputs[v.name] for v in layer.trainable_variables]
-        others = [v.value for v in layer.non_trainable_variables]
-        if cell:
-            out = over_time(lambda x, h, c: tuple(layer.stateless_call(weights, others, x, [h, c])[0][1]), x.swapaxes(0, 1), h0, c0)
-            return {**out, "h": out["h"].swapaxes(0, 1)}
-        h, _, c_T = layer.stateless_call(weights, others, x, initial_state=[h0, c0])[0]
-        return {"h": h, "c_T": c_T}
+        layer = once((*x.shape, h0.shape[-1], x.dtype), lambda: build(x, h0.shape[-1]))
+        own = [inputs[v.name] for v in layer.trainable_variables], [v.value for v in layer.non_trainable_variables]
+        if not cell:
+            return dict(zip(("h", "h_T", "c_T"), layer.stateless_call(*own, x, initial_state=[h0, c0])[0], strict=True))
+        out = engine().over_time(lambda x, *state: tuple(layer.stateless_call(*own, x, state)[0][1]), x.swapaxes(0, 1), h0, c0)
+        return {**out, "h": out["h"].swapaxes(0, 1)}
 
     return lstm

@@ -2,6 +2,7 @@
 
     module:attribute     file.py:attribute     ref:     torch:     torch:LSTM(batch_first=True)     torch:module:Class
     jax:module:function     equinox:     flax:     flax:OptimizedLSTMCell     haiku:     keras:     equinox:module:Class, …
+    onnx:     onnx:model.onnx     onnx:reference:     onnx:reference:model.onnx, forward only
     cmd:PROGRAM ARG …, an LSTM in any language (docs/any-language.md)
     lib:PATH, a shared library with the C functions of lstm_ref.h (docs/shared-libraries.md)
 
@@ -14,7 +15,6 @@ import ast
 import functools
 import importlib
 import importlib.util
-import os
 import pathlib
 import shlex
 import sys
@@ -27,14 +27,14 @@ from .contract import REDUCTIONS, Candidate, ContractError, TimeLimit, accepts_t
 from .layout import LayoutError, resolve
 from .student import is_student
 
-JAX_ADAPTERS = {"jax": "jax_function", "equinox": "equinox_cell", "flax": "flax_cell", "haiku": "haiku_lstm", "keras": "keras_lstm"}
-KINDS = ("ref", "torch", "cmd", "lib", *JAX_ADAPTERS)  # what is no module when it stands before the colon
+FRAMEWORKS = {"jax": "jax_function", "equinox": "equinox_cell", "flax": "flax_cell", "haiku": "haiku_lstm", "keras": "keras_lstm"}
+KINDS = ("ref", "torch", "cmd", "lib", "onnx", *FRAMEWORKS)  # what is no module when it stands before the colon
 TORCH_OPTIONS = ("batch_first", "bias", "num_layers", "bidirectional", "proj_size")
 PACKAGES = {"haiku": "dm-haiku", "torch": "PyTorch"}  # where the package is not named as its module is
 LOAD_SECONDS = 60.0  # importing a framework takes its time
 FORMS = (
     "module:attribute, file.py:attribute, ref:, torch:, torch:module:Class, "
-    "jax:module:function, equinox:, flax:, haiku:, keras:, cmd:PROGRAM ARG …, lib:PATH"
+    "jax:module:function, equinox:, flax:, haiku:, keras:, onnx:PATH, cmd:PROGRAM ARG …, lib:PATH"
 )
 
 
@@ -55,8 +55,10 @@ def load(target: str) -> list[Candidate]:
         return _command(target, rest)
     if kind == "lib" and rest:
         return _library(target, rest)
-    if kind in JAX_ADAPTERS and colon:
-        return [_jax(kind, rest, target)]
+    if kind == "onnx" and colon:
+        return [_onnx(target, rest)]
+    if kind in FRAMEWORKS and colon:
+        return [_framework(kind, rest, target)]
     if not colon or not rest:
         raise TargetError(f"the target {target!r} names no LSTM; it must be one of {FORMS}")
     return plug(_attribute(kind, rest, target), target)
@@ -219,43 +221,68 @@ def _command(target: str, rest: str) -> list[Candidate]:
     return program(argv, target)
 
 
-def _jax(kind: str, rest: str, target: str) -> Candidate:
-    """A class or function of JAX's world through its adapter: all adapters share one skeleton."""
-    from .jax_function import SIZES, JaxLayer
+def _onnx(target: str, rest: str) -> Candidate:
+    """A model with one LSTM node, or a plain node of any size, forward only."""
+    from . import onnx_model
 
-    adapter = importlib.import_module(f".{JAX_ADAPTERS[kind]}", __package__)
-    name, options = _options(rest, target)
-    if kind == "keras":
-        os.environ.setdefault("KERAS_BACKEND", "jax")
-    _installed(kind, target)
-    module, colon, path = name.rpartition(":")
-    if colon:
-        found = _attribute(module, path, target)
-    elif name in ("", *adapter.CLASSES) and adapter.CLASSES:
-        try:
-            found = adapter.find(name or adapter.CLASSES[0])
-        except ValueError as error:
-            raise TargetError(f"{target}: {error}") from None
-    else:
-        known = "".join(f", {kind}:{k}" for k in adapter.CLASSES)
-        raise TargetError(f"the target {target!r} names no LSTM; it must be {kind}:module:attribute or {kind}:file.py:attribute{known}")
+    _installed("onnx", target)
+    first, colon, path = rest.partition(":")
+    named = bool(colon) and first == "reference"
+    start = onnx_model.reference if named else onnx_model.onnxruntime
+    if not named:
+        _installed("onnxruntime", target, "onnx")
+    path = path if named else rest
+    if path and not pathlib.Path(path).is_file():
+        raise TargetError(f"there is no file {path}; the target must be onnx:, onnx:PATH, onnx:reference: or onnx:reference:PATH")
     try:
-        layout = resolve(found.layout) if getattr(found, "layout", None) is not None else adapter.LAYOUT
-        supports = parse_supports(getattr(found, "supports", SIZES))
-        variant = parse_variant(getattr(found, "variant", None))
-    except (LayoutError, ContractError, VariantError) as error:
+        node = onnx_model.read(path) if path else onnx_model.plain(1, "float32")
+    except onnx_model.OnnxError as error:
         raise TargetError(f"{target}: {error}") from None
-    make = functools.partial(JaxLayer, adapter.function(found, options))
+    declared = dict(node.supports)
+    if not path and not named:
+        declared["dtypes"] = ["float32"]
+    if not named and declared["dtypes"] == ["float64"]:
+        raise TargetError(f"{target}: it is of float64, in which onnxruntime has no LSTM; judge it with onnx:reference:{path}")
+    make = functools.partial(onnx_model.Layer, (lambda H, dtype: node) if path else onnx_model.plain, start)
+    return Candidate(target, "forward", make, True, node.layout, parse_supports(declared))
+
+
+def _framework(kind: str, rest: str, target: str) -> Candidate:
+    """A class or function of a framework through its adapter: all adapters share one skeleton."""
+    adapter = importlib.import_module(f".{FRAMEWORKS[kind]}", __package__)
+    name, options = _options(rest, target)
+    module, colon, path = name.rpartition(":")
+    try:
+        adapter.engine()  # says what is wrong before a framework is imported on a backend that cannot be judged
+        if not colon or importlib.util.find_spec(kind) is None:
+            _installed(kind, target)
+        if colon:
+            found = _attribute(module, path, target)
+        elif name in ("", *adapter.CLASSES) and adapter.CLASSES:
+            found = adapter.find(name or adapter.CLASSES[0])
+        else:
+            known = "".join(f", {kind}:{k}" for k in adapter.CLASSES)
+            raise TargetError(f"the target {target!r} names no LSTM; it must be {kind}:module:attribute or {kind}:file.py:attribute{known}")
+        engine = adapter.engine()
+        layout = resolve(found.layout) if getattr(found, "layout", None) is not None else adapter.layout(found)
+        supports = parse_supports(getattr(found, "supports", engine.SIZES))
+        variant = parse_variant(getattr(found, "variant", None))
+        make = functools.partial(engine.Layer, adapter.function(found, options))
+    except TargetError:
+        raise
+    except ValueError as error:
+        raise TargetError(f"{target}: {error}") from None
     return Candidate(target, "pullback", make, True, layout, supports, variant=variant)
 
 
-def _installed(kind: str, target: str):
-    """The module of a framework, which is named as the extra that installs it."""
+def _installed(kind: str, target: str, extra: str = ""):
+    """The module of a framework, which is named as the extra that installs it where `extra` says no other."""
     try:
         return importlib.import_module(kind)
     except ImportError:
         package = PACKAGES.get(kind, kind)
-        raise TargetError(f"{target} needs {package}, which is not installed; install it with: pip install 'lstm-ref[{kind}]'") from None
+        line = f"pip install 'lstm-ref[{extra or kind}]'"
+        raise TargetError(f"{target} needs {package}, which is not installed; install it with: {line}") from None
 
 
 def _options(text: str, target: str) -> tuple[str, dict]:

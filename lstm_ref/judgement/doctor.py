@@ -17,7 +17,7 @@ from ..candidates import contract
 from ..candidates.contract import Answer, Call, Candidate, Finding, TimeLimit, time_limit
 from ..candidates.student import loss_along
 from ..cases import Case
-from ..reference.symbols import LAYER_INTERMEDIATES, MODEL_INTERMEDIATES, Sizes
+from ..reference.symbols import LAYER_INPUTS, LAYER_INTERMEDIATES, MODEL_INTERMEDIATES, Sizes
 from .judge import Bench, fitted, judge, measure_precision
 from .reading import Reading, find
 from .run import PRECISION_CORNERS
@@ -144,9 +144,9 @@ def _ask(call: Call, instance, case: Case) -> tuple[dict, dict, list[Problem]]:
     try:
         outputs, pull = contract.start(call, instance)
         answers.append(outputs)
-        if face.kind == "forward":
+        if face.kind == "forward" and not all(f"{k}_gradient" in face.supports.missing for k in LAYER_INPUTS):
             raised.append(Problem("contract.keys", "it has forward and nothing that gives gradients"))
-        else:
+        elif face.kind != "forward":
             answers.append(pull(case.cotangents))
     except Finding as finding:
         raised.append(Problem(finding.check, finding.sentence))

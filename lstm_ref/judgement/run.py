@@ -411,6 +411,8 @@ class _Sheet:
         broken = [c for c in self.tallies if c.startswith("contract.") and self.tallies[c].failed]
         if chapter == "contract":
             return replace(made, outcome=NOT_RUN, reason=f"blocked by {broken[0]}") if broken else made
+        if chapter == "grad" and name not in self.due:
+            return replace(made, outcome=NOT_PROVIDED)
         optional = chapter == "inter" or (chapter == "forward" and name not in ("h", "c_T", "J", "initial_state"))
         if made.id.endswith(".autodiff") and not optional:
             for blocking in FORWARD_CHECKS:

@@ -107,9 +107,18 @@ class Verdict:
 
     @property
     def gradients(self) -> str:
-        """The gradients alone: where the forward pass is another function, as its own differences judge them."""
+        """The gradients alone: where the forward pass is another function, as its own differences judge them; "not provided"
+        where the candidate gives none."""
+        if self.gradientless:
+            return NOT_PROVIDED
         skipped = (*BEHAVIOUR, "forward")
         return _half(r for r in self.results if r.chapter not in skipped and not r.reason.startswith("blocked by forward."))
+
+    @property
+    def gradientless(self) -> bool:
+        """Whether the candidate gives no gradient at all, so that its outputs alone were judged."""
+        own = [r for r in self.results if r.chapter == "grad" and r.outcome != DESELECTED]
+        return bool(own) and all(r.outcome == NOT_PROVIDED and not r.reason for r in own)
 
     @property
     def forward(self) -> str:

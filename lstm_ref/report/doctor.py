@@ -9,7 +9,7 @@ from ..candidates.contract import Candidate
 from ..candidates.layout import Layout
 from ..candidates.load import KINDS
 from ..judgement.doctor import COMPLEX, DECLARED, NO_ANSWER, Examination, Problem, Seen
-from ..reference.symbols import LAYER_OUTPUTS
+from ..reference.symbols import LAYER_INPUTS, LAYER_OUTPUTS
 from . import words
 
 WAYS = {
@@ -65,7 +65,7 @@ def _kind(target: str) -> str:
 def _facts(x: Examination, target: str) -> list[str]:
     face, student = x.candidate, x.candidate.kind == "student"
     again = "a new instance where a check needs one" if face.factory else "one instance"
-    framework = _kind(target) not in ("", "ref", "cmd", "lib")
+    framework = _kind(target) not in ("", "ref", "cmd", "lib") and face.kind != "forward"
     lines = [_line("way", f"a layer, differentiated by {_kind(target)}" if framework else f"{WAYS[face.kind]}; {again}")]
     if not student:
         lines += [_line("layout", layout(face.layout)), _line("limits", limits(face))]
@@ -127,6 +127,7 @@ def _missing(x: Examination) -> list[str]:
     absent = [k for k in face.supports.missing if k in LAYER_OUTPUTS]
     gradients = [k.removesuffix("_gradient") for k in face.supports.missing if k not in LAYER_OUTPUTS]
     gradients += ["h0", "c0"] if not face.supports.initial_state else []
+    gradients = ["anything"] if set(gradients) >= set(LAYER_INPUTS) else gradients
     if absent:
         lines.append(_line("not provided", f"{', '.join(absent)}, declared: no cotangent of it flows in"))
     if gradients:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 
+from ..judgement.against import Comparison
 from ..judgement.verdict import Result, Verdict
-from . import words
+from . import against, words
 
 FORMAT = "lstm-ref report 1"
 
@@ -32,8 +34,18 @@ def as_data(v: Verdict) -> dict:
     }
 
 
-def dumps(v: Verdict) -> str:
-    return json.dumps(as_data(v), indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+def dumps(v: Verdict, other: Verdict | None = None, held: Sequence[Comparison] = ()) -> str:
+    """The verdict as JSON text; under "against" the verdict on another LSTM, and what came of holding the two against each other."""
+    data = as_data(v)
+    if other is not None:
+        data["against"] = {"verdict": as_data(other), "held": [_held(c) for c in held]}
+    return json.dumps(data, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+
+
+def _held(c: Comparison) -> dict:
+    told = {k: getattr(c, k) for k in ("one", "other", "dtype", "outcome", "cases", "skipped")}
+    told |= {k: [list(pair) for pair in getattr(c, k)] for k in ("faults", "alone", "lower")}
+    return told | {"told": against.outcome(c), "rows": [{k: _plain(q) for k, q in dataclasses.asdict(row).items()} for row in c.rows]}
 
 
 def _result(r: Result) -> dict:

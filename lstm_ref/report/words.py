@@ -71,6 +71,8 @@ def meaning(v: Verdict) -> str:
     if v.kind == "self-consistency":
         why = "what the object computes is not compared with an LSTM" if student else "the forward pass is not the textbook's"
         halves += f". This is a self-consistency verdict: {why}, so its own differences judged the gradients"
+    if v.gradientless:
+        halves += ". No gradient was judged: the candidate gives none, and its outputs alone were held against the textbook's"
     if v.outcome == "inconclusive":
         unseen = [r for r in v.results if r.outcome in ("cannot tell", "timeout", "not run")]
         halves += f". {len(unseen)} check{'s' * (len(unseen) != 1)} could not be decided"
