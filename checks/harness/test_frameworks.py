@@ -276,21 +276,50 @@ def test_an_onnx_model_with_swapped_gates_is_named(tmp_path, engine):
 @pytest.mark.parametrize(
     ("attributes", "named"),
     [
-        ({"activations": ["Sigmoid", "Relu", "Tanh"]}, "activations = ['Sigmoid', 'Relu', 'Tanh']"),
-        ({"clip": 3.0}, "clip = 3.0"),
-        ({"input_forget": 1}, "input_forget = 1"),
-        ({"direction": "reverse"}, "direction = 'reverse'"),
-        ({"direction": "bidirectional", "clip": 0.5}, "direction = 'bidirectional'"),
-        ({"layout": 1}, "layout = 1"),
+        ({"activations": ["Sigmoid", "Elu", "Tanh"]}, "activations = ['Sigmoid', 'Elu', 'Tanh']"),
+        ({"activations": ["HardSigmoid", "Tanh", "Tanh"], "activation_alpha": [0.3]}, "activation_alpha = [0.3"),
+        ({"layout": 1, "clip": 0.5}, "layout = 1"),
     ],
 )
-def test_an_attribute_that_makes_it_another_function_is_one_sentence(tmp_path, attributes, named):
+def test_an_attribute_that_is_not_known_is_one_sentence(tmp_path, attributes, named):
     path = onnx_model(tmp_path / "model.onnx", **attributes)
     with pytest.raises(TargetError) as refused:
         load(f"onnx:{path}")
     assert str(refused.value).startswith(f"onnx:{path}: its LSTM node has ")
     assert named in str(refused.value)
-    assert str(refused.value).endswith(", which is not supported yet; a node with default attributes is due")
+    assert str(refused.value).endswith(", which is not supported; a node without it is due")
+
+
+@pytest.mark.parametrize(
+    ("attributes", "more", "variant"),
+    [
+        ({"input_forget": 1, "clip": 1.5}, (), "coupled='f', idle_gate=True, preactivation_clip=1.5"),
+        ({"direction": "reverse", "activations": ["HardSigmoid", "Softsign", "Relu"]}, (), None),
+        ({"direction": "bidirectional"}, ("P", "sequence_lens"), "peephole=True, direction='both', mask='zero', lengths=True"),
+    ],
+)
+def test_the_attributes_of_a_node_are_the_variant_that_it_is_judged_as(tmp_path, attributes, more, variant):
+    import numpy as np
+    from onnx import TensorProto, helper, numpy_helper, save
+
+    dirs, D, H = 2 if attributes.get("direction") == "bidirectional" else 1, 3, 4
+    shapes = {"W": (dirs, 4 * H, D), "R": (dirs, 4 * H, H), "B": (dirs, 8 * H)} | ({"P": (dirs, 3 * H)} if "P" in more else {})
+    arrays = [numpy_helper.from_array(np.ones(s, np.float32), k) for k, s in shapes.items()]
+    names = ["X", "W", "R", "B", "sequence_lens" if "sequence_lens" in more else "", "h", "c", *(["P"] if "P" in more else [])]
+    node = helper.make_node("LSTM", names, ["Y", "Y_h", "Y_c"], hidden_size=H, **attributes)
+    given = dict.fromkeys(("X", "h", "c"), TensorProto.FLOAT) | ({"sequence_lens": TensorProto.INT32} if "sequence_lens" in more else {})
+    inputs = [helper.make_tensor_value_info(k, kind, None) for k, kind in given.items()]
+    outputs = [helper.make_tensor_value_info(k, TensorProto.FLOAT, None) for k in ("Y", "Y_h", "Y_c")]
+    graph = helper.make_graph([node], "g", inputs, outputs, arrays)
+    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 14)], ir_version=8), tmp_path / "model.onnx")
+    faces = load(f"onnx:{tmp_path}/model.onnx")
+    assert variant is None or faces[0].variant.words == variant
+    few = [replace(f, supports=replace(f.supports, sizes={"D": D, "H": H, "T": "at most 6", "B": "at most 3"})) for f in faces]
+    verdict = run("onnx", few, only="contract.*,forward.*")
+    assert {r.id: r.outcome for r in verdict.results if r.id in ("forward.h", "forward.h_T", "forward.c_T")} == dict.fromkeys(
+        ("forward.h", "forward.c_T", "forward.h_T"), "pass"
+    ), [(r.id, r.reason) for r in verdict.failures()]
+    assert verdict.kind == "variant"
 
 
 def test_defaults_that_are_written_out_are_defaults(tmp_path):

@@ -56,7 +56,11 @@ def _compiled(function: Callable[[dict], dict]):
     """The function and its backward pass, each compiled once for every shape, however many instances there are."""
     import jax
 
-    return jax.jit(function), jax.jit(lambda inputs, s: jax.vjp(function, inputs)[1](s)[0])
+    def pulled(inputs, s):
+        whole = {k: v for k, v in inputs.items() if v.dtype.kind == "i"}  # lengths have no gradient
+        return jax.vjp(lambda q: function({**whole, **q}), {k: v for k, v in inputs.items() if k not in whole})[1](s)[0]
+
+    return jax.jit(function), jax.jit(pulled)
 
 
 def _on_host(compiled, *trees: dict) -> dict:

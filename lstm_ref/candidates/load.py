@@ -244,7 +244,7 @@ def _onnx(target: str, rest: str) -> Candidate:
     if not named and declared["dtypes"] == ["float64"]:
         raise TargetError(f"{target}: it is of float64, in which onnxruntime has no LSTM; judge it with onnx:reference:{path}")
     make = functools.partial(onnx_model.Layer, (lambda H, dtype: node) if path else onnx_model.plain, start)
-    return Candidate(target, "forward", make, True, node.layout, parse_supports(declared))
+    return Candidate(target, "forward", make, True, node.layout, parse_supports(declared), variant=node.variant)
 
 
 def _framework(kind: str, rest: str, target: str) -> Candidate:

@@ -1,6 +1,7 @@
 """onnx: a model with one LSTM node, run forward by onnxruntime or by ONNX' own reference evaluator, as a candidate.
 
-Gates i, o, f, c in W (1, 4H, D) and R (1, 4H, H), both biases in B (1, 8H); there are no gradients. What is judged is the node and
+Gates i, o, f, c in W (directions, 4H, D) and R (directions, 4H, H), both biases in B (directions, 8H), peepholes i, o, f in P
+(directions, 3H); there are no gradients. What its attributes change is the variant that it is judged as. What is judged is the node and
 what computes its weights: x, h0 and c0 go in at the node, the weights where the model keeps its own, and Y, Y_h and Y_c come from
 the node. What else the model does before and after is not looked at.
 """
@@ -14,17 +15,21 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..reference.symbols import LAYER_INPUTS
+from ..reference.variant import TEXTBOOK, Variant
 from .layout import Layout
 
 INPUTS = ("X", "W", "R", "B", "sequence_lens", "initial_h", "initial_c", "P")  # of the node, in their order
 OUTPUTS = ("Y", "Y_h", "Y_c")
-WEIGHTS = ("W", "R", "B")
+WEIGHTS = ("W", "R", "B", "P")
 PLAIN = tuple(k for k in INPUTS if k not in ("sequence_lens", "P"))
 NAMES = {"x": "X", "W_x": "W", "W_h": "R", "b_x": "Wb", "b_h": "Rb", "h0": "initial_h", "c0": "initial_c"}
-NAMES |= {"h": "Y", "h_T": "Y_h", "c_T": "Y_c"}
+NAMES |= {"h": "Y", "h_T": "Y_h", "c_T": "Y_c", "p": "P", "lengths": "sequence_lens"}
 LAYOUT = Layout(order="iofc", packed=True, joint="split", biases=2, names=NAMES)
 SUPPORTS: dict[str, Any] = {f"{k}_gradient": False for k in LAYER_INPUTS}
-DEFAULTS = {"activations": ["sigmoid", "tanh", "tanh"], "clip": 0.0, "direction": "forward", "input_forget": 0, "layout": 0}
+DIRECTIONS = {"forward": "forward", "reverse": "reverse", "bidirectional": "both"}
+FUNCTIONS = {"tanh": "tanh", "relu": "relu", "softsign": "softsign", "sigmoid": "sigmoid"}
+GATE_FUNCTIONS = {"sigmoid": "sigmoid", "hardsigmoid": "hard_sigmoid_0.2"}  # its default slope
+KNOWN = ("activations", "clip", "direction", "input_forget", "hidden_size", "layout")
 
 
 class OnnxError(ValueError):
@@ -39,6 +44,7 @@ class Node(NamedTuple):
     names: dict[str, str]
     kept: tuple[str, ...]
     supports: dict[str, Any]
+    variant: Variant = TEXTBOOK
 
     @property
     def layout(self) -> Layout:
@@ -58,15 +64,27 @@ class Layer:
         if dtype.kind == "c":
             raise TypeError("ONNX' LSTM takes real numbers only")
         node = self.node(H, dtype.name)
-        given = {k: inputs[k][None] for k in ("W", "R", "initial_h", "initial_c")} | {"X": inputs["X"]}
+        places = [place.suffix for place in node.variant.places]
+        two = len(places) > 1
+
+        def both(key):
+            return np.stack([inputs[LAYOUT.name(key, place)] for place in places])
+
+        given = {"X": inputs["X"], "W": both("W_x"), "R": both("W_h")}
+        given |= {k: inputs[k] if two else inputs[k][None] for k in ("initial_h", "initial_c")}
         if "B" in node.names:
-            given["B"] = np.concatenate([inputs["Wb"], inputs["Rb"]])[None]
+            given["B"] = np.concatenate([both("b_x"), both("b_h")], axis=1)
+        if "P" in node.names:
+            given["P"] = both("p")
+        if "sequence_lens" in node.names:
+            given["sequence_lens"] = inputs["sequence_lens"].astype(np.int32)
         if node.kept:
             run = self.start(_rewritten(node, given))
         else:
             run = self.started[H, dtype] = self.started.get((H, dtype)) or self.start(node.model)
         Y, Y_h, Y_c = run({name: given[k] for k, name in node.names.items() if k not in node.kept})
-        return {"Y": Y[:, 0], "Y_h": Y_h[0], "Y_c": Y_c[0]}
+        Y = np.moveaxis(Y, 1, 2).reshape(Y.shape[0], Y.shape[2], -1)  # directions side by side
+        return {"Y": Y, "Y_h": Y_h if two else Y_h[0], "Y_c": Y_c if two else Y_c[0]}
 
 
 def onnxruntime(model) -> Callable:
@@ -98,7 +116,7 @@ def plain(H: int, dtype: str) -> Node:
 
 
 def read(path: str) -> Node:
-    """The one LSTM node of a file. Raises OnnxError, which names what is not the plain LSTM."""
+    """The one LSTM node of a file. Raises OnnxError, which names what cannot be judged."""
     import onnx
 
     try:
@@ -112,7 +130,7 @@ def read(path: str) -> Node:
         raise OnnxError(f"it holds {len(found) or 'no'} LSTM node{'s' * (len(found) != 1)} (its nodes: {kinds}); one is due")
     node = found[0]
     given = {k: name for k, name in zip(INPUTS, node.input, strict=False) if name}
-    _check_plain(node, given)
+    variant = _variant(node, given)
     shapes, dtypes = _shapes(graph)
     dtype = next((dtypes[name] for name in given.values() if name in dtypes), None)
     if dtype is None:
@@ -125,31 +143,46 @@ def read(path: str) -> Node:
     at = onnx.NodeProto()
     at.CopyFrom(node)
     del at.input[:], at.output[:]
-    at.input.extend(given[k] if k in own else names.get(k, "") for k in INPUTS[:-1])
+    at.input.extend(given[k] if k in own else names.get(k, "") for k in INPUTS)
     at.output.extend(OUTPUTS)
     arrays = [q for q in graph.initializer if any(q.name in n.input for n in (*before, at))]
     kept = tuple(k for k in own if names[k] in {q.name for q in arrays})
-    fed = {name: dtype for k, name in names.items() if k not in kept}
+    fed = {name: "int32" if k == "sequence_lens" else dtype for k, name in names.items() if k not in kept}
     alike = {"opset_imports": model.opset_import, "ir_version": model.ir_version, "functions": model.functions}
     D, H = (shapes.get(given[k], (None,))[-1] for k in ("W", "R"))
     supports = SUPPORTS | {k: n for k, n in (("D", D), ("H", H)) if n} | {"dtypes": [dtype]}
     supports["initial_state"] = "initial_h" in given and "initial_c" in given
-    return Node(_model([*before, at], fed, arrays, **alike), names, kept, supports)
+    return Node(_model([*before, at], fed, arrays, **alike), names, kept, supports, variant)
 
 
-def _check_plain(node, given: dict[str, str]) -> None:
+def _variant(node, given: dict[str, str]) -> Variant:
+    """What the attributes and the inputs of a node make of the LSTM. Raises OnnxError, naming what is not known here."""
     from onnx import helper
 
     seen = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-    text = {k: [v.decode() for v in q] if isinstance(q, list) else q.decode() if isinstance(q, bytes) else q for k, q in seen.items()}
-    odd = [f"{k} = {text[k]!r}" for k, q in DEFAULTS.items() if k in text and _lower(text[k]) != q]
-    odd += [f"the input {k}" for k in ("sequence_lens", "P") if k in given]
+    text: dict[str, Any] = {k: [v.decode() for v in q] if k == "activations" else q for k, q in seen.items()}
+    direction = text.get("direction", b"forward").decode()
+    functions = [v.lower() for v in text.get("activations", ["Sigmoid", "Tanh", "Tanh"])]
+    gate, activation, output = functions[:3]
+    odd = [f"{k} = {q!r}" for k, q in text.items() if k not in KNOWN]
+    odd += [f"layout = {text['layout']}"] if text.get("layout") else []
+    known = gate in GATE_FUNCTIONS and activation in FUNCTIONS and output in FUNCTIONS and functions[3:] in ([], functions[:3])
+    odd += [] if known else [f"activations = {text['activations']!r}"]
     if odd:
-        raise OnnxError(f"its LSTM node has {', '.join(odd)}, which is not supported yet; a node with default attributes is due")
-
-
-def _lower(q):
-    return [v.lower() for v in q] if isinstance(q, list) else q
+        raise OnnxError(f"its LSTM node has {', '.join(odd)}, which is not supported; a node without it is due")
+    coupled = bool(text.get("input_forget"))
+    return Variant(
+        peephole="P" in given,
+        coupled="f" if coupled else "",
+        idle_gate=coupled,
+        activation=FUNCTIONS[activation],
+        output=FUNCTIONS[output],
+        gate=GATE_FUNCTIONS[gate],
+        preactivation_clip=float(text.get("clip", 0.0)),
+        direction=DIRECTIONS[direction],
+        mask="zero" if "sequence_lens" in given else "",
+        lengths="sequence_lens" in given,
+    )
 
 
 def _shapes(graph) -> tuple[dict[str, tuple], dict[str, str]]:
@@ -185,7 +218,7 @@ def _model(nodes: list, given: dict[str, str], arrays: list, **alike):
 
     kinds = {k: helper.np_dtype_to_tensor_dtype(np.dtype(dtype)) for k, dtype in given.items()}
     inputs = [helper.make_tensor_value_info(k, kind, None) for k, kind in kinds.items()]
-    kind = next(iter(kinds.values()))
+    kind = kinds.get("X", next(iter(kinds.values())))
     outputs = [helper.make_tensor_value_info(k, kind, None) for k in OUTPUTS]
     return helper.make_model(helper.make_graph(nodes, "lstm", inputs, outputs, arrays), **alike)
 

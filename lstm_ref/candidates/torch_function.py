@@ -38,8 +38,9 @@ class Layer:
     def pullback(self, inputs):
         import torch
 
-        given = {k: _tensor(v).requires_grad_() for k, v in inputs.items()}
-        outputs = self.function(given)
+        every = {k: _tensor(v) for k, v in inputs.items()}
+        given = {k: v.requires_grad_() for k, v in every.items() if v.is_floating_point()}
+        outputs = self.function(every)
 
         def pull(cotangents):
             flows = [_tensor(cotangents[k]).to(outputs[k].dtype) for k in outputs]

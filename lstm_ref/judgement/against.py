@@ -86,6 +86,10 @@ def pairs(ours: list[Candidate], theirs: list[Candidate]) -> list[tuple[Candidat
     if not found:
         levels = ["a model" if faces[0].model else "a layer" for faces in (ours, theirs)]
         raise ValueError(f"{ours[0].name} is {levels[0]} and {theirs[0].name} is {levels[1]}; two of a level are due")
+    for a, b in found:
+        if a.variant != b.variant:
+            told = " and ".join(f"{face.name} is declared as ({face.variant.words or 'the textbook LSTM'})" for face in (a, b))
+            raise ValueError(f"{told}; two of one variant are due")
     return found
 
 
@@ -174,7 +178,7 @@ def _shared(benches: list[Bench], found: list[tuple[Answer, Answer]]):
         left, right = (answers[n].arrays for answers in found)
         names = [_names(bench, kind, answers[n]) for bench, answers in zip(benches, found, strict=True)]
         for k in dict.fromkeys((*names[0], *names[1])):
-            plain = k.partition(".")[0]
+            plain = k.removesuffix(".second")
             if (k in names[0] or plain in names[0]) and (k in names[1] or plain in names[1]):
                 yield kind, k, left.get(k, left.get(plain)), right.get(k, right.get(plain))
 
@@ -183,12 +187,12 @@ def _alone(names: tuple[str, str], benches: list[Bench], found: list[tuple[Answe
     for n, kind in enumerate((OUTPUTS, GRADIENTS)):
         have = [_names(bench, kind, answers[n]) for bench, answers in zip(benches, found, strict=True)]
         for who in (0, 1):
-            yield from ((kind, names[who], k) for k in have[who] if k not in have[1 - who] and "." not in k)
+            yield from ((kind, names[who], k) for k in have[who] if k not in have[1 - who] and not k.endswith(".second"))
 
 
 def _with(row: Row, spec: Spec, points: list[Point], left: np.ndarray, right: np.ndarray) -> Row:
     """A row with one more case in it."""
-    name = row.quantity.partition(".")[0]
+    name = row.quantity.removesuffix(".second")
     condition = points[0].conditions[name if row.kind == OUTPUTS else f"d{name}"]
     limit = sum(_tolerance(point, row.kind, name) for point in points)
     row = replace(row, cases=row.cases + 1)
