@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import pathlib
 import re
 from typing import Annotated
@@ -246,6 +247,57 @@ def power(
     if matrix is not None:
         matrix.write_text("\n".join(texts), encoding="utf-8")
     raise typer.Exit(FAIL if survivors else PASS)
+
+
+@app.command()
+def flow(
+    target: Target = "ref:",
+    steps: Annotated[int | None, typer.Option(help="T (default: 60, or what is supported)")] = None,
+    hidden: Annotated[int | None, typer.Option(help="H of drawn weights (default: 32, or what is supported)")] = None,
+    forget_bias: Annotated[str | None, typer.Option(help="one or several, with commas (default: 0,1,3, or that of --weights)")] = None,
+    scale: Annotated[float, typer.Option(help="of drawn weights: scale/√H · N(0, 1)")] = 0.5,
+    seed: Annotated[int, typer.Option(help="seed of the sequence and of drawn weights")] = 0,
+    weights: Annotated[
+        pathlib.Path | None, typer.Option(help="trained weights, .npz, under the target's own names or the textbook's")
+    ] = None,
+    out: Annotated[str | None, typer.Option(help="pictures, .png or .svg, with commas (default: flow.png, none with --csv)")] = None,
+    csv: Annotated[pathlib.Path | None, typer.Option(help="write the values as CSV")] = None,
+    isolate: Isolate = False,
+) -> None:
+    """Plot how gradients flow back through time, in an LSTM and in a plain RNN: where they vanish, last or explode."""
+    from .candidates.weights import read
+    from .flow import flow as follow
+    from .report import flow as report
+
+    console = Console()
+    try:
+        pictures = report.files(out if out is not None else "" if csv is not None else "flow.png")
+        faces = _loaded(target, isolate)
+        face = next((f for f in faces if f.kind in ("pullback", "vjp")), faces[0])
+        given = read(weights, face) if weights is not None else None
+        found = follow(face, steps, hidden, seed, _numbers("--forget-bias", forget_bias), scale, given)
+        if csv is not None:
+            csv.write_text(report.table(found), encoding="utf-8")
+        if pictures:
+            report.save(found, target, pictures)
+    except (ValueError, OSError) as error:
+        raise _usage(error) from None
+    written = [str(p) for p in (*pictures, csv) if p is not None]
+    text = "\n".join([report.lines(found, target), *(f"wrote {p}" for p in written)])
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def _numbers(option: str, text: str | None) -> tuple[float, ...] | None:
+    """Finite numbers with commas between them; None where nothing was given."""
+    if text is None:
+        return None
+    try:
+        found = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        found = ()
+    if not found or not all(math.isfinite(v) for v in found):
+        raise ValueError(f"{option} is {text!r}; numbers with commas between them are due, such as 0,1,3")
+    return found
 
 
 def _loaded(target: str, isolate: bool) -> list:

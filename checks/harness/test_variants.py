@@ -228,6 +228,57 @@ def test_a_fault_in_one_layer_of_a_torch_module_is_found_there(tmp_path):
     assert {r.worst.quantity for r in verdict.failures()} == {f"W_{k}.l1" for k in "fico"}
 
 
+MASKED = """
+import torch, jax, jax.numpy as jnp
+
+class Masked(torch.nn.LSTM):
+    variant = {"mask": "carry"}
+    scale = 1
+
+    def forward(self, x, state, mask):
+        h, c = state[0][0], state[1][0]
+        out = []
+        for t in range(len(x)):
+            y, (h_new, c_new) = super().forward(x[t : t + 1], (h[None], c[None]))
+            m = mask[t][:, None]
+            h, c = m * h_new[0] + (1 - m) * h, m * c_new[0] + self.scale * (1 - m) * c
+            out.append(h)
+        return torch.stack(out), (h[None], c[None])
+
+class Leaking(Masked):
+    scale = 0.999  # the state leaks where it should be carried
+
+def lengths(q):
+    mask = jnp.arange(q["x"].shape[0])[:, None] < q["lengths"]
+
+    def step(state, now):
+        h, c = state
+        z, m = jnp.concatenate([h, now[0]], 1), now[1][:, None]
+        a = {k: z @ q["W_" + k].T + q["b_" + k] for k in "fico"}
+        c_new = jax.nn.sigmoid(a["f"]) * c + jax.nn.sigmoid(a["i"]) * jnp.tanh(a["c"])
+        h_new = jax.nn.sigmoid(a["o"]) * jnp.tanh(c_new)
+        state = jnp.where(m, h_new, h), jnp.where(m, c_new, c)
+        return state, jnp.where(m, h_new, 0)
+
+    (h_T, c_T), h = jax.lax.scan(step, (q["h0"], q["c0"]), (q["x"], mask), reverse=True)
+    return {"h": h, "h_T": h_T, "c_T": c_T}
+
+lengths.variant = {"mask": "zero", "lengths": True, "direction": "reverse"}
+lengths.supports = {"T": [1, 4], "B": [1, 3], "D": [1, 4], "H": [4], "call_seconds": 60}
+"""
+
+
+def test_masks_reach_a_module_and_a_function_of_other_people(tmp_path):
+    path = tmp_path / "masked.py"
+    path.write_text(MASKED)
+    for target in (f"torch:{path}:Masked", f"jax:{path}:lengths"):
+        assert not undecided(judged(target))
+    leaking = judged(f"torch:{path}:Leaking")
+    assert leaking.forward == "fail"
+    assert leaking.kind == "self-consistency"
+    assert leaking.gradients == "pass"  # of the function that it is
+
+
 @pytest.mark.parametrize(
     ("declared", "sentence"),
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections.abc import Sequence
@@ -45,7 +46,7 @@ def dumps(v: Verdict, other: Verdict | None = None, held: Sequence[Comparison] =
 def _held(c: Comparison) -> dict:
     told = {k: getattr(c, k) for k in ("one", "other", "dtype", "outcome", "cases", "skipped")}
     told |= {k: [list(pair) for pair in getattr(c, k)] for k in ("faults", "alone", "lower")}
-    return told | {"told": against.outcome(c), "rows": [{k: _plain(q) for k, q in vars(row).items()} for row in c.rows]}
+    return told | {"told": against.outcome(c), "rows": [{k: _plain(q) for k, q in dataclasses.asdict(row).items()} for row in c.rows]}
 
 
 def _result(r: Result) -> dict:
