@@ -168,6 +168,19 @@ def test_entropies_of_texts_that_are_known():
     assert 0 < BIGRAM < UNIGRAM < np.log(K)
 
 
+def test_the_page_says_what_the_text_is():
+    page = (EXAMPLES.parent / "docs" / "training.md").read_text(encoding="utf-8")
+    poems = TEXT.split("\n\n")
+    assert {len(poem.strip().splitlines()) for poem in poems} == {14}
+    for due in (
+        f"{len(poems)} of Shakespeare's sonnets",
+        f"{len(TEXT):,} characters, {K} different",
+        f"{UNIGRAM:.3f} nats",
+        f"{BIGRAM:.3f} nats",
+    ):
+        assert due in page, due
+
+
 def test_the_seconds_are_a_limit():
     _, curve = train.train(train.layer("ref:", K), CODES, K, steps=10_000, seconds=0.2)
     assert len(curve) == 1
