@@ -216,6 +216,16 @@ def test_a_figure_without_matplotlib_names_the_extra(monkeypatch, capsys):
     assert "--plot needs matplotlib, which is not installed; install it with: pip install 'lstm-ref[plots]'" in capsys.readouterr().err
 
 
+class Single(KerasStyle):
+    supports = {"dtypes": ["float32"]}
+
+
+def test_what_computes_in_float32_is_trained_in_float32():
+    before, eps = train.initial(K)["W_f"], np.finfo(np.float32).eps
+    single, double = (train.train(plug(c)[0], CODES, K, steps=1)[0]["W_f"] - before for c in (Single, KerasStyle))
+    assert eps / 16 < np.linalg.norm(single - double) / np.linalg.norm(double) < 16 * eps
+
+
 class ForwardOnly:
     def forward(self, inputs):
         return {}
