@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from lstm_ref.candidates.layout import PRESETS
 from lstm_ref.cli import app
 from lstm_ref.judgement import record
 from lstm_ref.judgement.manifest import CHECKS, manifest
+from lstm_ref.judgement.run import PROFILES
 from lstm_ref.report import words
 
 from .planted import FAULTS
@@ -142,9 +144,16 @@ def test_a_check_that_was_never_resolved_makes_the_run_inconclusive(here, monkey
     assert "INCONCLUSIVE" in text
 
 
-def test_the_engine_gives_the_same_verdict_twice():
+def test_the_engine_gives_the_same_verdict_twice(monkeypatch):
+    patient = replace(PROFILES["quick"], seconds=None, extras=None)  # a busy machine draws fewer cases in six seconds
+    monkeypatch.setitem(PROFILES, "quick", patient)
     one, two = (verify(CellByCell) for _ in range(2))
     assert [(r.id, r.outcome, r.cases, r.worst) for r in one.results] == [(r.id, r.outcome, r.cases, r.worst) for r in two.results]
+
+
+def test_the_reference_keeps_half_precision_as_a_model_too():
+    verdict = verify("ref:", dtype="bfloat16", only="contract.*")
+    assert verdict.behaviour == "pass", [(r.id, r.reason) for r in verdict.failures()]
 
 
 def test_snippet_runs_as_pasted_and_shows_the_fault(here):

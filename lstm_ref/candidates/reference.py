@@ -39,7 +39,8 @@ class ReferenceModel:
         top = objectives.softmax_backward(head, trace.h, inputs["W_v"], inputs["y"], inputs["w"])
         nothing = inputs["h0"] * 0
         gradients = _gradients(backward(trace, top.dh_out, nothing, nothing))
-        return head.J, {**gradients, "W_v": top.dW_v, "b_v": top.db_v, "v": top.dv}
+        own = {"W_v": top.dW_v, "b_v": top.db_v, "v": top.dv}
+        return head.J, {**gradients, **{k: v.astype(inputs["x"].dtype) for k, v in own.items()}}
 
 
 class _Taps:
