@@ -2,6 +2,8 @@
 
 import json
 import pathlib
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -15,6 +17,7 @@ from lstm_ref.judgement.judge import BY_STEP
 from lstm_ref.judgement.run import replay, run
 from lstm_ref.reference.symbols import Sizes
 from lstm_ref.reference.variant import TEXTBOOK, Variant, VariantError, parse
+from lstm_ref.report import words
 from lstm_ref.truth import autodiff, variants
 
 EXAMPLE = pathlib.Path(__file__).parents[2] / "examples" / "peephole.py"
@@ -226,6 +229,10 @@ def test_a_fault_in_one_layer_of_a_torch_module_is_found_there(tmp_path):
     verdict = judged(f"torch:{tmp_path / 'hooked.py'}:Hooked", only="contract.*,forward.*,grad.*.autodiff")
     assert {r.id for r in verdict.failures()} == {f"grad.W_{k}.autodiff" for k in "fico"}
     assert {r.worst.quantity for r in verdict.failures()} == {f"W_{k}.l1" for k in "fico"}
+    assert words.place(verdict.failures()[0].worst).startswith("layer 1, counted from 0, gate f, unit = ")
+    shown = verdict.failures()[0].counterexample
+    done = subprocess.run([sys.executable, "-c", words.snippet(shown, load(verdict.target)[0].layout)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 MASKED = """

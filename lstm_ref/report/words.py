@@ -48,9 +48,13 @@ def place(e: Evidence) -> str:
         return ""
     axes = WEIGHT_AXES if e.quantity[:2] == "W_" else AXES.get(len(e.index), ())
     words = [f"{axis} = {k}" for axis, k in zip(axes, e.index, strict=False)]
-    kind, _, gate = e.quantity.partition("_")
-    if gate in ("f", "i", "c", "o") and kind in ("W", "b", "a"):
+    name, _, where = e.quantity.partition(".")
+    kind, _, gate = name.partition("_")
+    if gate in ("f", "i", "c", "o") and kind in ("W", "b", "a", "p", "gain"):
         words.insert(0, f"gate {gate}")
+    layer, _, reverse = where.partition(".")
+    if layer[:1] == "l" and layer[1:].isdigit():
+        words.insert(0, f"layer {layer[1:]}, counted from 0" + (", in reverse" if reverse else ""))
     return ", ".join(words)
 
 
