@@ -32,8 +32,8 @@ def console_blocks() -> list[tuple[str, str, list[str]]]:
     """Indented blocks that begin with `$ lstm-ref …`: page, command, the lines that must be printed."""
     found = []
     for page in PAGES:
-        for block in re.findall(r"(?:^    .*\n)+", page.read_text(encoding="utf-8"), re.M):
-            lines = [line.strip() for line in block.splitlines()]
+        for block in re.findall(r"^    .*\n(?:^    .*\n|^\n(?=    ))*", page.read_text(encoding="utf-8"), re.M):
+            lines = [line.strip() for line in block.splitlines() if line]
             if lines[0].startswith("$ lstm-ref "):
                 found.append((page.name, lines[0][2:], [line for line in lines[1:] if "…" not in line]))
     return found
