@@ -53,6 +53,13 @@ def test_there_is_something_to_run():
     assert console_blocks()
 
 
+def test_console_blocks_go_on_after_a_blank_line():
+    [due] = [lines for page, _, lines in console_blocks() if page == "reading-a-failure.md"]
+    assert "candidate  0.0" in due
+    assert due[-1] == "forward: pass; gradients: fail; behaviour: pass"
+    assert any(line.startswith("diagnosis: ") for line in due)
+
+
 @pytest.mark.parametrize("name", ["MyLSTM", "Forgetful"])
 def test_example(name, tmp_path):
     arguments = ["check", f"{ROOT}/examples/my_lstm.py:{name}"]
