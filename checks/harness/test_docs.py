@@ -32,8 +32,8 @@ def console_blocks() -> list[tuple[str, str, list[str]]]:
     """Indented blocks that begin with `$ lstm-ref …`: page, command, the lines that must be printed."""
     found = []
     for page in PAGES:
-        for block in re.findall(r"(?:^    .*\n)+", page.read_text(encoding="utf-8"), re.M):
-            lines = [line.strip() for line in block.splitlines()]
+        for block in re.findall(r"^    .*\n(?:^    .*\n|^\n(?=    ))*", page.read_text(encoding="utf-8"), re.M):
+            lines = [line.strip() for line in block.splitlines() if line]
             if lines[0].startswith("$ lstm-ref "):
                 found.append((page.name, lines[0][2:], [line for line in lines[1:] if "…" not in line]))
     return found
@@ -51,6 +51,13 @@ def test_console_blocks_show_what_is_printed(page, command, due, tmp_path):
 def test_there_is_something_to_run():
     assert blocks("python")
     assert console_blocks()
+
+
+def test_console_blocks_go_on_after_a_blank_line():
+    [due] = [lines for page, _, lines in console_blocks() if page == "reading-a-failure.md"]
+    assert "candidate  0.0" in due
+    assert due[-1] == "forward: pass; gradients: fail; behaviour: pass"
+    assert any(line.startswith("diagnosis: ") for line in due)
 
 
 @pytest.mark.parametrize("name", ["MyLSTM", "Forgetful"])

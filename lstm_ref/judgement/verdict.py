@@ -74,6 +74,7 @@ class Result:
 
     @property
     def chapter(self) -> str:
+        """What stands before the first dot of the id: contract, forward, grad, inter, law, state, sizes or numerics."""
         return self.id.partition(".")[0]
 
 
@@ -103,6 +104,7 @@ class Verdict:
 
     @property
     def outcome(self) -> str:
+        """A failure before anything that could not be told, that before "pass"."""
         return _fold(self.results)
 
     @property
@@ -127,10 +129,12 @@ class Verdict:
 
     @property
     def behaviour(self) -> str:
+        """What the calls do beside computing: the contract.* and state.* checks."""
         return _half(r for r in self.results if r.chapter in BEHAVIOUR)
 
     @property
     def dtypes(self) -> tuple[str, ...]:
+        """In the order in which they were judged."""
         return tuple(dict.fromkeys(r.dtype for r in self.results))
 
     @property
@@ -140,6 +144,7 @@ class Verdict:
         return (len(self.results) - out, len(self.results)) if out else None
 
     def failures(self) -> tuple[Result, ...]:
+        """The results that fail, in the order of the report."""
         return tuple(r for r in self.results if r.outcome == FAIL)
 
 
