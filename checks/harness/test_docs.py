@@ -131,6 +131,30 @@ def test_commands_in_yaml_are_understood(line, tmp_path):
         assert done.returncode == 0, done.stdout + done.stderr
 
 
+def command_lines() -> list[tuple[str, str]]:
+    """Indented command lines of ours that no other test runs: those with a $ before them are run, and cli.md has usage lines."""
+    found = []
+    for page in PAGES:
+        lines = re.findall(r"^    ((?:lstm-ref [a-z]|pytest )[^…\n]*)$", page.read_text(encoding="utf-8"), re.M)
+        found += [(page.name, line) for line in lines if page.name != "cli.md"]
+    return found
+
+
+def test_command_lines_of_the_pages_are_understood():
+    lines, known = command_lines(), subprocess.run([sys.executable, "-m", "pytest", "--help"], capture_output=True, text=True).stdout
+    assert {"README.md", "variants.md", "isolation.md", "any-language.md"} <= {page for page, _ in lines}
+    group = typer.main.get_command(app)
+    for page, line in lines:
+        program, *arguments = shlex.split(line, comments=True)
+        if program == "lstm-ref":
+            name, command, rest = group.resolve_command(typer.Context(group), arguments)
+            command.make_context(name, rest)
+        else:
+            options = [a for a in arguments if a.startswith("--")]
+            assert options, (page, line)
+            assert all(f"{option} " in known or f"{option}=" in known or f"{option}\n" in known for option in options), (page, line)
+
+
 def test_there_are_commands_in_yaml_to_look_at():
     assert {line.partition(" ")[0] for _, line in lines_in_yaml()} == {"lstm-ref", "pytest"}
 
