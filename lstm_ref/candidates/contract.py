@@ -159,7 +159,7 @@ class Candidate:
         absent |= {f"{k}_gradient" for k in BIASES} if self.layout.biases == 0 else set()
         return () if self.kind == "forward" else tuple(k for k in names if f"{plain(k)}_gradient" not in absent)
 
-    @property
+    @cached_property
     def outputs_due(self) -> tuple[str, ...]:
         """The outputs that a layer must return."""
         due = ("h", "c_T") if self.variant.h_T_is_last_h else LAYER_OUTPUTS
@@ -209,7 +209,7 @@ def _shapes(candidate: Candidate, n: Sizes) -> dict[str, tuple[int, ...]]:
 
 def moved(call: Call, base: dict, along: dict, step: complex, dtype: np.dtype) -> Call:
     """The same call a step along a direction; `base` and `along` are in the candidate's layout, `along` where it is not zero."""
-    given = {call.candidate.layout.name(k) for k in call.candidate.variant.data}  # masks stay real
+    given = [call.candidate.layout.name(k) for k in call.candidate.variant.data]  # masks stay real
     inputs = {
         k: v.copy() if v.dtype.kind == "i" or k in given else (v + step * along[k] if k in along else v).astype(dtype)
         for k, v in base.items()

@@ -228,7 +228,7 @@ def blocks_in(layout: Layout, name: str, keys) -> tuple[str, ...]:
 
 def _suffixes(keys) -> tuple[str, ...]:
     """The places that textbook keys belong to: every one has weights of the candidate cell state."""
-    return tuple(k[len("W_c") :] for k in keys if k[:3] == "W_c")
+    return ("",) if "W_c" in keys else tuple(k[len("W_c") :] for k in keys if k[:3] == "W_c")
 
 
 def _gate(letter: str) -> str:

@@ -7,6 +7,7 @@ ends with its place where there is more than one pass over time: "W_f.l0", "W_f.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from .symbols import GATES, Sizes
@@ -106,20 +107,20 @@ class Variant:
         if self.zoneout and self.projection:
             raise VariantError("variant has zoneout and a projection; they do not go together here")
 
-    @property
+    @cached_property
     def textbook(self) -> bool:
         return self == TEXTBOOK
 
-    @property
+    @cached_property
     def gates(self) -> tuple[str, ...]:
         """The gates that have arrays."""
         return tuple(k for k in GATES if k != self.coupled or self.idle_gate)
 
-    @property
+    @cached_property
     def peepholes(self) -> tuple[str, ...]:
         return tuple(f"p_{k}" for k in ("f", "i", "o") if k != self.coupled) if self.peephole else ()
 
-    @property
+    @cached_property
     def places(self) -> tuple[Place, ...]:
         """Every pass over time: layer by layer, forward before reverse."""
         reverse = {"forward": (False,), "reverse": (True,), "both": (False, True)}[self.direction]
@@ -128,21 +129,21 @@ class Variant:
         both = len(reverse) > 1
         return tuple(Place(n, r, f".l{n}" + (".reverse" if r and both else "")) for n in range(self.layers) for r in reverse)
 
-    @property
+    @cached_property
     def directions(self) -> int:
         return 2 if self.direction == "both" else 1
 
-    @property
+    @cached_property
     def h_T_is_last_h(self) -> bool:
         """Whether h_T is h at the last step, so that nobody need return it."""
         return len(self.places) == 1 and self.direction == "forward" and self.mask != "zero"
 
-    @property
+    @cached_property
     def causal(self) -> bool:
         """Whether nothing at t depends on what comes later."""
         return self.direction == "forward"
 
-    @property
+    @cached_property
     def splits_in_time(self) -> bool:
         """Whether T₁ + T₂ steps, the states handed over, are T steps."""
         return self.h_T_is_last_h and not self.lengths
@@ -165,19 +166,19 @@ class Variant:
         found |= {"drop_x": (*steps, (B,), (D,)), "drop_h": (*steps, (B,), (P,)), "drop_c_tilde": (*steps, (B,), (H,))}
         return found | {"zone_h": ((T,), (B,), (H,)), "zone_c": ((T,), (B,), (H,)), "y_hat": found["v"], "J": ()}
 
-    @property
+    @cached_property
     def kinds(self) -> tuple[str, ...]:
         """The arrays that are learnt, in the order in which they are drawn."""
         gains = (f"gain_{k}" for k in self.gates if self.norm)
         by_gate = (f"{kind}_{k}" for kind in ("W", "b") for k in self.gates)
         return (*by_gate, *self.peepholes, *gains, *(("W_r",) if self.projection else ()))
 
-    @property
+    @cached_property
     def parameters(self) -> tuple[str, ...]:
         """The keys of the arrays that are learnt, in every place."""
         return tuple(k + place.suffix for k in self.kinds for place in self.places)
 
-    @property
+    @cached_property
     def smooth(self) -> bool:
         """Whether every derivative exists everywhere."""
         return self.gate == "sigmoid" and "relu" not in (self.activation, self.output) and not self.clip and not self.preactivation_clip
@@ -192,12 +193,12 @@ class Variant:
         """The fields that are not the textbook's."""
         return {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
 
-    @property
+    @cached_property
     def inputs(self) -> tuple[str, ...]:
         """The keys of everything at layer level that has a gradient."""
         return ("x", "h0", "c0", *self.parameters)
 
-    @property
+    @cached_property
     def data(self) -> tuple[str, ...]:
         """The keys of the inputs that have none."""
         mask = ("lengths" if self.lengths else "mask",) if self.mask else ()
