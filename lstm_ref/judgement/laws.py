@@ -10,7 +10,7 @@ import numpy as np
 
 from ..candidates import contract
 from ..candidates.contract import Finding
-from ..reference.variant import plain
+from ..reference.variant import DATA, plain
 from ..truth import differences
 from . import tolerances as tol
 from .comparison import worst_of
@@ -20,7 +20,7 @@ from .verdict import FAIL, PASS, UNRESOLVED, Evidence
 FACTOR, SMALL_FACTOR = 1024.0, 8.0  # powers of two scale without rounding; the small one is for float16's range
 PROBE = 2.0**-5  # step of the two runs that choose a direction for the symmetry law
 BY_BATCH = ("x", "h0", "c0")
-BY_STEP = ("x", "y", "w", "mask", "zone_h", "zone_c", "drop_x", "drop_h", "drop_c_tilde")  # inputs with an axis of time
+BY_STEP = ("x", "y", "w", *(k for k in DATA if k != "lengths"))  # inputs with an axis of time
 
 
 def judge_laws(bench: Bench, judged: Judged, wanted) -> dict[str, Evidence]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..cases import COTANGENTS, MEMORY, REGIMES, Case, Spec
 from ..reference.symbols import HEAD, LAYER_OUTPUTS, Sizes
-from ..reference.variant import TEXTBOOK, Variant, VariantError
+from ..reference.variant import Variant, VariantError
 from ..reference.variant import parse as parse_variant
 from .manifest import CHECKS
 from .tolerances import PRECISIONS
@@ -101,7 +101,7 @@ def parse(record, where: str) -> tuple[str, str, Case, Variant]:
     return check, dtype, Case(Spec(n, regime, COTANGENTS[0], memory=memory), inputs, cotangents), variant
 
 
-def _sizes(found, where: str, variant: Variant = TEXTBOOK) -> Sizes:
+def _sizes(found, where: str, variant: Variant) -> Sizes:
     if not isinstance(found, dict) or set(found) != set(Sizes._fields):
         raise RecordError(f"{where} must give the sizes T, B, D, H and K")
     for k, v in found.items():

@@ -458,7 +458,7 @@ class _Noisy:
     def by_step(self, T, suffix):
         import jax.numpy as jnp
 
-        return jnp.arange(T, dtype=jnp.uint32), {k: v for k, v in self.taps.items() if v.shape and k.endswith(suffix)}
+        return jnp.arange(T, dtype=jnp.uint32), {k: v for k, v in self.taps.items() if k.endswith(suffix)}
 
     def at(self, tools, suffix):
         return _Noisy(self.noise, self.lane, tools[1], self.recorded, tools[0], suffix)
