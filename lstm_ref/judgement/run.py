@@ -10,7 +10,7 @@ import platform
 import secrets
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from importlib import metadata
 
 import numpy as np
@@ -18,30 +18,26 @@ import numpy as np
 from .. import cases
 from ..candidates.contract import Candidate, Finding
 from ..cases import Case, Spec
-from ..reference.symbols import Sizes
 from ..reference.variant import TEXTBOOK, Variant, plain
 from ..truth import variants
 from . import tolerances as tol
 from .comparison import worst_of
 from .judge import Bench, Judged, fitted, judge, measure_precision, truth_holds
 from .laws import judge_laws
-from .manifest import CHECKS, GROUPS, Check, groups, manifest, selected
+from .manifest import CHECKS, GROUPS, manifest, selected
 from .reading import find as find_reading
-from .regions import separating
 from .selftest import misjudged
+from .sheet import COARSE, Sheet, vacuity
 from .shrink import shrink
 from .state import judge_state
 from .student import judge_student
 from .verdict import (
     CANNOT_TELL,
-    DESELECTED,
     FAIL,
     NOT_PROVIDED,
     NOT_RUN,
     PASS,
-    TIMEOUT,
     UNRESOLVED,
-    ZERO,
     Evidence,
     Result,
     Verdict,
@@ -73,50 +69,6 @@ DIFFERENCE_CORNERS = (0, 3, 4, 5, 6, 8, 9, 11, 13, 15, 18, 21, 23, 25, 27, 28, 2
 LAW_CORNERS = (0, 5, 8, 9, 11, 23, 26, 31)  # of the fixed cases, these are also judged by the laws
 STATE_CORNERS = (0, 9)
 PRECISION_CORNERS = (0, 4, 8)
-COARSE = ("bfloat16", "float16")  # differences cannot resolve a gradient in them
-FORWARD_CHECKS = ("forward.h", "forward.c_T", "forward.J")
-
-
-def _louder(e: Evidence, other: Evidence) -> bool:
-    """A failure before a pass before what was not resolved, then the larger share of the tolerance."""
-    order = {FAIL: 3, PASS: 2, ZERO: 1, UNRESOLVED: 0}
-    return (order[e.outcome], e.ratio) > (order[other.outcome], other.ratio)
-
-
-@dataclass
-class Tally:
-    """One check so far."""
-
-    cases: int = 0
-    failed: int = 0
-    unresolved: int = 0
-    zero: int = 0
-    needed: int = 0
-    needed_unresolved: int = 0
-    worst: Evidence | None = None
-    where: tuple[Spec, bool] | None = None
-    notes: dict[str, None] = field(default_factory=dict)
-    sizes: list[tuple[Sizes, bool]] = field(default_factory=list)
-
-    def add(self, e: Evidence, spec: Spec, model: bool, needed: bool) -> None:
-        self.cases += 1
-        if e.outcome != UNRESOLVED:
-            self.sizes.append((spec.sizes, e.outcome == FAIL))
-        self.failed += e.outcome == FAIL
-        self.unresolved += e.outcome == UNRESOLVED
-        self.zero += e.outcome == ZERO
-        self.needed += needed
-        self.needed_unresolved += needed and e.outcome == UNRESOLVED
-        if e.note:
-            self.notes[e.note] = None
-        if self.worst is None or self._simpler_failure(e, spec) or (self.worst.outcome != FAIL and _louder(e, self.worst)):
-            self.worst, self.where = e, (spec, model)
-
-    def _simpler_failure(self, e: Evidence, spec: Spec) -> bool:
-        """Among failures the smallest case is kept, not the largest error: it is the one to look at."""
-        if e.outcome != FAIL or self.worst.outcome != FAIL:
-            return False
-        return (len(groups(spec)), np.prod(spec.sizes)) < (len(groups(self.where[0])), np.prod(self.where[0].sizes))
 
 
 def run(
@@ -159,7 +111,7 @@ def _run_one(target, faces, profile, dtype, seed, only, progress, declared) -> V
         reason = f"lstm-ref misjudges gradients that it knows: {'; '.join(problems)}"
         results = [Result(c.id, dtype, NOT_RUN, reason=reason) for c in checks]
         return _verdict(target, profile, seed, results, 0, began, "textbook", (reason,))
-    sheet = _Sheet({c.id: c for c in checks}, wanted, {plain(k) for face in faces for k in face.gradient_names})
+    sheet = Sheet({c.id: c for c in checks}, wanted, {plain(k) for face in faces for k in face.gradient_names})
     benches = [Bench(face, tol.PRECISIONS[dtype], face.make()) for face in faces]
     for bench in benches:
         _compile_oracle(bench.candidate)
@@ -184,7 +136,7 @@ def _run_one(target, faces, profile, dtype, seed, only, progress, declared) -> V
         stopped = (*stopped, f"{sheet.unasked} cases were judged by autodiff alone: {slow}")
     if dtype in COARSE and any(r.outcome == NOT_PROVIDED and "too coarse" in r.reason for r in results):
         stopped = (*stopped, f"{dtype} is too coarse for differences: autodiff alone judged the gradients")
-    notes = (*sheet.notes(), *_vacuity(sheet), *stopped)
+    notes = (*sheet.notes(), *vacuity(sheet), *stopped)
     declared = dict.fromkeys(b.candidate.variant.words for b in benches if not b.candidate.variant.textbook)
     notes = (*(f"judged as a variant of the textbook LSTM: {words}" for words in declared), *notes)
     kind = "self-consistency" if self_consistent else "variant" if declared else "textbook"
@@ -198,7 +150,7 @@ def _compile_oracle(candidate: Candidate) -> None:
     variants.prepare(candidate.variant, candidate.model, tol.LANES, sizes)
 
 
-def _first_impressions(sheet: _Sheet, benches: list[Bench]) -> bool:
+def _first_impressions(sheet: Sheet, benches: list[Bench]) -> bool:
     """Measure the effective precision; True if a call ran out of time."""
     for bench in benches:
         specs = [fitted(cases.CORNERS[k], bench.candidate) for k in PRECISION_CORNERS]
@@ -211,7 +163,7 @@ def _first_impressions(sheet: _Sheet, benches: list[Bench]) -> bool:
     return False
 
 
-def _read_forward(sheet: _Sheet, bench: Bench) -> None:
+def _read_forward(sheet: Sheet, bench: Bench) -> None:
     """Where h (or the loss) is not the textbook's, or arrays do not fit: find the layout and the reduction under which it
     is, and judge under those, or the variant that it is."""
     declared, model = bench.candidate, bench.candidate.model
@@ -247,7 +199,7 @@ def _stream(benches: list[Bench], profile: Profile, seed: int) -> Iterator[tuple
             yield fitted(spec, bench.candidate), bench
 
 
-def _judge_one(sheet: _Sheet, bench: Bench, spec: Spec, n: int, profile: Profile) -> bool:
+def _judge_one(sheet: Sheet, bench: Bench, spec: Spec, n: int, profile: Profile) -> bool:
     """Judge one case into the sheet; True if a call ran out of time."""
     corner = n < len(cases.CORNERS)
     with_laws = n in LAW_CORNERS if corner else n % profile.laws_every == 0
@@ -288,165 +240,7 @@ def _other(bench: Bench, judged: Judged) -> Judged:
     return judge(bench, bench.case(spec), with_differences=False)
 
 
-class _Sheet:
-    """The tallies of one run, and what follows from them."""
-
-    def __init__(self, checks: dict[str, Check], wanted: set[str], due: set[str]):
-        self.checks, self.wanted, self.due, self.judged = checks, wanted, due, 0
-        self.extras, self.unasked = 0.0, 0  # seconds of cases with differences, laws or state; cases that went without
-        self.reading = ""  # the variant that the forward pass is, where it is none of the textbook
-        self.tallies = {id_: Tally() for id_ in checks}
-        self.plain_failures: set[str] = set()
-        self.outside: dict[str, list[tuple[tuple[str, ...], bool]]] = {}  # check -> (groups of a case, failed?)
-
-    def add(self, id_: str, e: Evidence, spec: Spec, model: bool, corner: bool = False) -> None:
-        if not self.needs(id_):
-            return
-        needed = self.checks[id_].needed
-        self.tallies[id_].add(e, spec, model, corner and needed is not None and needed(spec))
-        if id_.partition(".")[0] not in ("forward", "grad"):
-            return
-        member = groups(spec)
-        if e.outcome == FAIL and not member and spec.ordinary:
-            self.plain_failures.add(id_)
-        if member:
-            self.outside.setdefault(id_, []).append((member, e.outcome == FAIL))
-        for g in member:
-            if g in self.tallies:
-                t = self.tallies[g]
-                t.cases, t.unresolved = t.cases + 1, t.unresolved + (e.outcome == UNRESOLVED)
-                if e.outcome == FAIL and (t.worst is None or t.worst.outcome != FAIL or t._simpler_failure(e, spec)):
-                    t.worst, t.where = e, (spec, model)
-
-    def needs(self, id_: str) -> bool:
-        """Whether a check is tallied: what is wanted, and what may block others even where it is not."""
-        return id_ in self.wanted or (id_.partition(".")[0] in ("contract", "forward") and id_ in self.checks)
-
-    def guilty_groups(self) -> dict[str, dict[str, int]]:
-        """For each group of cases, the checks that fail because of it, with how often.
-
-        A check that is right at ordinary points and fails elsewhere is laid at the door of the group that holds all of
-        its failures, and of these the one with the largest share of failing cases; of the largest share, if none does.
-        """
-        guilty: dict[str, dict[str, int]] = {}
-        for id_, seen in self.outside.items():
-            failing = [member for member, failed in seen if failed]
-            if not failing or id_ in self.plain_failures:
-                continue
-            suspects = {g for member in failing for g in member}
-            covering = {g for g in suspects if all(g in member for member in failing)} or suspects
-            share = {g: sum(g in m for m in failing) / sum(g in m for m, _ in seen) for g in covering}
-            for g in (g for g in covering if share[g] == max(share.values())):
-                guilty.setdefault(g, {})[id_] = sum(g in m for m in failing)
-        return guilty
-
-    def failing_in(self, group: str) -> list[str]:
-        return sorted(id_ for id_, seen in self.outside.items() if any(failed and group in member for member, failed in seen))
-
-    def results(self, dtype: str) -> list[Result]:
-        return [self._result(c, dtype) for c in self.checks.values()]
-
-    def _result(self, check: Check, dtype: str) -> Result:
-        t = self.tallies[check.id]
-        spec = t.where[0] if t.where else None
-        made = Result(check.id, dtype, PASS, t.cases, t.unresolved, t.zero, t.failed, t.worst, spec, check.equations)
-        if check.id not in self.wanted:
-            return replace(made, outcome=DESELECTED)
-        if check.id in GROUPS:
-            return self._group_result(made)
-        if check.id == "numerics.sigmoid_tail":
-            return replace(made, outcome=PASS, reason=next(iter(t.notes), ""))
-        if t.failed and check.id in ("state.readonly", "state.noncontiguous") and self.tallies["contract.call"].failed:
-            return replace(made, outcome=NOT_RUN, reason="blocked by contract.call, which fails with plain inputs too")
-        if t.failed and self.reading and check.id.startswith("forward.") and check.id not in ("forward.h", "forward.J"):
-            return replace(made, outcome=NOT_RUN, reason="blocked by forward.h, which says what the forward pass is")
-        if t.failed:
-            outcome = TIMEOUT if check.id == "contract.time" else FAIL  # slow is not wrong
-            return replace(made, outcome=outcome, reason=self._reason(check.id, t))
-        if not t.cases:
-            return self._absent(made)
-        unseen = t.cases == t.unresolved or (t.needed and t.needed == t.needed_unresolved)
-        if unseen and dtype in COARSE and self._too_fine(check.id):
-            return replace(made, outcome=NOT_PROVIDED, reason=f"{dtype} is too coarse for it; autodiff judged the same gradients")
-        if check.needed is not None and t.needed and t.needed == t.needed_unresolved:
-            return replace(made, outcome=CANNOT_TELL, reason=t.worst.rule or "the tolerance is as large as the gradient")
-        if check.needed is not None and t.cases == t.unresolved:
-            return replace(made, outcome=CANNOT_TELL, reason="no case resolved it")
-        return replace(made, reason=next(iter(t.notes), "") if check.id.startswith("state.") else "")
-
-    def _too_fine(self, id_: str) -> bool:
-        """Whether a check takes small differences of gradients that autodiff judged."""
-        judged = any(t.cases for k, t in self.tallies.items() if k.startswith("grad.") and k.endswith(".autodiff"))
-        return judged and (id_.endswith(".differences") or id_ in ("law.euler", "law.symmetry"))
-
-    def _reason(self, id_: str, t: Tally) -> str:
-        """The rule that failed, and the condition on sizes under which it does, where one decides."""
-        if id_ in ("forward.h", "forward.J") and self.reading:
-            return self.reading
-        found = separating(t.sizes) if id_.partition(".")[0] in ("contract", "grad", "forward") else None
-        if found is None:
-            return t.worst.rule
-        condition, line = found
-        if id_ == "contract.call":
-            return f"{t.worst.rule}; every failing case has {condition}. If that limit is meant, declare supports = {line}"
-        return f"{t.worst.rule}; every failing case has {condition}, no passing one does"
-
-    def _group_result(self, made: Result) -> Result:
-        if mine := self.guilty_groups().get(made.id):
-            told = ", ".join(sorted(mine)[:4]) + (" …" if len(mine) > 4 else "")
-            return replace(made, outcome=FAIL, failed=max(mine.values()), reason=f"right at ordinary points, wrong here: {told}")
-        if failing := self.failing_in(made.id):
-            return replace(made, outcome=NOT_RUN, reason=f"blocked by {failing[0]}, which fails elsewhere too")
-        if self.tallies["contract.time"].failed:
-            return replace(made, outcome=NOT_RUN, reason="blocked by contract.time, which ended the run")
-        if not made.cases:
-            return replace(made, outcome=NOT_PROVIDED, reason="no such case is within the declared limits")
-        if made.cases == made.unresolved:
-            return replace(made, outcome=CANNOT_TELL, reason="no case resolved it")
-        return made
-
-    def _absent(self, made: Result) -> Result:
-        """A check that no case spoke for: blocked by a failure before it, or not provided."""
-        chapter, name = made.id.split(".")[:2]
-        broken = [c for c in self.tallies if c.startswith("contract.") and self.tallies[c].failed]
-        if chapter == "contract":
-            return replace(made, outcome=NOT_RUN, reason=f"blocked by {broken[0]}") if broken else made
-        if chapter == "grad" and name not in self.due:
-            return replace(made, outcome=NOT_PROVIDED)
-        optional = chapter == "inter" or (chapter == "forward" and name not in ("h", "c_T", "J", "initial_state"))
-        if made.id.endswith(".autodiff") and not optional:
-            for blocking in FORWARD_CHECKS:
-                if blocking in self.tallies and self.tallies[blocking].failed:
-                    return replace(made, outcome=NOT_RUN, reason=f"blocked by {blocking}: judged by differences of its own forward pass")
-        if broken and not optional:
-            return replace(made, outcome=NOT_RUN, reason=f"blocked by {broken[0]}")
-        if chapter == "grad" and name in self.due:
-            return replace(made, outcome=NOT_RUN, reason="it is due, and no case judged it")
-        return replace(made, outcome=NOT_PROVIDED)
-
-    def notes(self) -> list[str]:
-        """What is worth saying of a run that found no failure: where σ lost accuracy, say."""
-        tail = self.tallies.get("numerics.sigmoid_tail")
-        failed = any(t.failed for t in self.tallies.values())
-        return list(tail.notes)[:1] if tail and not failed else []
-
-
-def _vacuity(sheet: _Sheet) -> list[str]:
-    """What this run could not have seen."""
-    notes: list[str] = []
-    if any(t.failed for k, t in sheet.tallies.items() if k in ("contract.call", "contract.time")):
-        return notes
-    for id_, t in sheet.tallies.items():
-        if id_.startswith("grad.") and t.cases and t.zero == t.cases:
-            notes.append(f"{id_}: the gradient was zero in every case")
-    if sheet.wanted == set(sheet.checks):
-        for g in GROUPS:
-            if g in sheet.tallies and not sheet.tallies[g].cases:
-                notes.append(f"no case with {GROUPS[g][0]} was judged")
-    return notes
-
-
-def _accusing_ourselves(results: list[Result], sheet: _Sheet, benches: list[Bench]) -> list[Result]:
+def _accusing_ourselves(results: list[Result], sheet: Sheet, benches: list[Bench]) -> list[Result]:
     """Take a failure back where autodiff is not the derivative of the oracle's own forward pass: then we are wrong."""
     out = []
     for r in results:
@@ -464,7 +258,7 @@ def _accusing_ourselves(results: list[Result], sheet: _Sheet, benches: list[Benc
     return out
 
 
-def _with_counterexamples(target: str, results: list[Result], sheet: _Sheet, benches: list[Bench], dtype: str) -> list[Result]:
+def _with_counterexamples(target: str, results: list[Result], sheet: Sheet, benches: list[Bench], dtype: str) -> list[Result]:
     """Shrink the first failing case once; every other check that fails on the shrunk case shares it."""
     failing = [r for r in results if r.outcome == FAIL and sheet.tallies[r.id].where]
     if not failing:

@@ -1,0 +1,228 @@
+"""Sheet: the evidence of many cases, tallied by check, and the results that follow from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from ..cases import Spec
+from ..reference.symbols import Sizes
+from .manifest import GROUPS, Check, groups
+from .regions import separating
+from .verdict import (
+    CANNOT_TELL,
+    DESELECTED,
+    FAIL,
+    NOT_PROVIDED,
+    NOT_RUN,
+    PASS,
+    TIMEOUT,
+    UNRESOLVED,
+    ZERO,
+    Evidence,
+    Result,
+)
+
+COARSE = ("bfloat16", "float16")  # differences cannot resolve a gradient in them
+FORWARD_CHECKS = ("forward.h", "forward.c_T", "forward.J")
+
+
+def _louder(e: Evidence, other: Evidence) -> bool:
+    """A failure before a pass before what was not resolved, then the larger share of the tolerance."""
+    order = {FAIL: 3, PASS: 2, ZERO: 1, UNRESOLVED: 0}
+    return (order[e.outcome], e.ratio) > (order[other.outcome], other.ratio)
+
+
+@dataclass
+class Tally:
+    """One check so far."""
+
+    cases: int = 0
+    failed: int = 0
+    unresolved: int = 0
+    zero: int = 0
+    needed: int = 0
+    needed_unresolved: int = 0
+    worst: Evidence | None = None
+    where: tuple[Spec, bool] | None = None
+    notes: dict[str, None] = field(default_factory=dict)
+    sizes: list[tuple[Sizes, bool]] = field(default_factory=list)
+
+    def add(self, e: Evidence, spec: Spec, model: bool, needed: bool) -> None:
+        self.cases += 1
+        if e.outcome != UNRESOLVED:
+            self.sizes.append((spec.sizes, e.outcome == FAIL))
+        self.failed += e.outcome == FAIL
+        self.unresolved += e.outcome == UNRESOLVED
+        self.zero += e.outcome == ZERO
+        self.needed += needed
+        self.needed_unresolved += needed and e.outcome == UNRESOLVED
+        if e.note:
+            self.notes[e.note] = None
+        if self.worst is None or self._simpler_failure(e, spec) or (self.worst.outcome != FAIL and _louder(e, self.worst)):
+            self.worst, self.where = e, (spec, model)
+
+    def _simpler_failure(self, e: Evidence, spec: Spec) -> bool:
+        """Among failures the smallest case is kept, not the largest error: it is the one to look at."""
+        if e.outcome != FAIL or self.worst.outcome != FAIL:
+            return False
+        return (len(groups(spec)), np.prod(spec.sizes)) < (len(groups(self.where[0])), np.prod(self.where[0].sizes))
+
+
+class Sheet:
+    """The tallies of one run, and what follows from them: one Result for every check."""
+
+    def __init__(self, checks: dict[str, Check], wanted: set[str], due: set[str]):
+        self.checks, self.wanted, self.due, self.judged = checks, wanted, due, 0
+        self.extras, self.unasked = 0.0, 0  # seconds of cases with differences, laws or state; cases that went without
+        self.reading = ""  # the variant that the forward pass is, where it is none of the textbook
+        self.tallies = {id_: Tally() for id_ in checks}
+        self.plain_failures: set[str] = set()
+        self.outside: dict[str, list[tuple[tuple[str, ...], bool]]] = {}  # check -> (groups of a case, failed?)
+
+    def add(self, id_: str, e: Evidence, spec: Spec, model: bool, corner: bool = False) -> None:
+        if not self.needs(id_):
+            return
+        needed = self.checks[id_].needed
+        self.tallies[id_].add(e, spec, model, corner and needed is not None and needed(spec))
+        if id_.partition(".")[0] not in ("forward", "grad"):
+            return
+        member = groups(spec)
+        if e.outcome == FAIL and not member and spec.ordinary:
+            self.plain_failures.add(id_)
+        if member:
+            self.outside.setdefault(id_, []).append((member, e.outcome == FAIL))
+        for g in member:
+            if g in self.tallies:
+                t = self.tallies[g]
+                t.cases, t.unresolved = t.cases + 1, t.unresolved + (e.outcome == UNRESOLVED)
+                if e.outcome == FAIL and (t.worst is None or t.worst.outcome != FAIL or t._simpler_failure(e, spec)):
+                    t.worst, t.where = e, (spec, model)
+
+    def needs(self, id_: str) -> bool:
+        """Whether a check is tallied: what is wanted, and what may block others even where it is not."""
+        return id_ in self.wanted or (id_.partition(".")[0] in ("contract", "forward") and id_ in self.checks)
+
+    def guilty_groups(self) -> dict[str, dict[str, int]]:
+        """For each group of cases, the checks that fail because of it, with how often.
+
+        A check that is right at ordinary points and fails elsewhere is laid at the door of the group that holds all of
+        its failures, and of these the one with the largest share of failing cases; of the largest share, if none does.
+        """
+        guilty: dict[str, dict[str, int]] = {}
+        for id_, seen in self.outside.items():
+            failing = [member for member, failed in seen if failed]
+            if not failing or id_ in self.plain_failures:
+                continue
+            suspects = {g for member in failing for g in member}
+            covering = {g for g in suspects if all(g in member for member in failing)} or suspects
+            share = {g: sum(g in m for m in failing) / sum(g in m for m, _ in seen) for g in covering}
+            for g in (g for g in covering if share[g] == max(share.values())):
+                guilty.setdefault(g, {})[id_] = sum(g in m for m in failing)
+        return guilty
+
+    def failing_in(self, group: str) -> list[str]:
+        return sorted(id_ for id_, seen in self.outside.items() if any(failed and group in member for member, failed in seen))
+
+    def results(self, dtype: str) -> list[Result]:
+        return [self._result(c, dtype) for c in self.checks.values()]
+
+    def _result(self, check: Check, dtype: str) -> Result:
+        t = self.tallies[check.id]
+        spec = t.where[0] if t.where else None
+        made = Result(check.id, dtype, PASS, t.cases, t.unresolved, t.zero, t.failed, t.worst, spec, check.equations)
+        if check.id not in self.wanted:
+            return replace(made, outcome=DESELECTED)
+        if check.id in GROUPS:
+            return self._group_result(made)
+        if check.id == "numerics.sigmoid_tail":
+            return replace(made, outcome=PASS, reason=next(iter(t.notes), ""))
+        if t.failed and check.id in ("state.readonly", "state.noncontiguous") and self.tallies["contract.call"].failed:
+            return replace(made, outcome=NOT_RUN, reason="blocked by contract.call, which fails with plain inputs too")
+        if t.failed and self.reading and check.id.startswith("forward.") and check.id not in ("forward.h", "forward.J"):
+            return replace(made, outcome=NOT_RUN, reason="blocked by forward.h, which says what the forward pass is")
+        if t.failed:
+            outcome = TIMEOUT if check.id == "contract.time" else FAIL  # slow is not wrong
+            return replace(made, outcome=outcome, reason=self._reason(check.id, t))
+        if not t.cases:
+            return self._absent(made)
+        unseen = t.cases == t.unresolved or (t.needed and t.needed == t.needed_unresolved)
+        if unseen and dtype in COARSE and self._too_fine(check.id):
+            return replace(made, outcome=NOT_PROVIDED, reason=f"{dtype} is too coarse for it; autodiff judged the same gradients")
+        if check.needed is not None and t.needed and t.needed == t.needed_unresolved:
+            return replace(made, outcome=CANNOT_TELL, reason=t.worst.rule or "the tolerance is as large as the gradient")
+        if check.needed is not None and t.cases == t.unresolved:
+            return replace(made, outcome=CANNOT_TELL, reason="no case resolved it")
+        return replace(made, reason=next(iter(t.notes), "") if check.id.startswith("state.") else "")
+
+    def _too_fine(self, id_: str) -> bool:
+        """Whether a check takes small differences of gradients that autodiff judged."""
+        judged = any(t.cases for k, t in self.tallies.items() if k.startswith("grad.") and k.endswith(".autodiff"))
+        return judged and (id_.endswith(".differences") or id_ in ("law.euler", "law.symmetry"))
+
+    def _reason(self, id_: str, t: Tally) -> str:
+        """The rule that failed, and the condition on sizes under which it does, where one decides."""
+        if id_ in ("forward.h", "forward.J") and self.reading:
+            return self.reading
+        found = separating(t.sizes) if id_.partition(".")[0] in ("contract", "grad", "forward") else None
+        if found is None:
+            return t.worst.rule
+        condition, line = found
+        if id_ == "contract.call":
+            return f"{t.worst.rule}; every failing case has {condition}. If that limit is meant, declare supports = {line}"
+        return f"{t.worst.rule}; every failing case has {condition}, no passing one does"
+
+    def _group_result(self, made: Result) -> Result:
+        if mine := self.guilty_groups().get(made.id):
+            told = ", ".join(sorted(mine)[:4]) + (" …" if len(mine) > 4 else "")
+            return replace(made, outcome=FAIL, failed=max(mine.values()), reason=f"right at ordinary points, wrong here: {told}")
+        if failing := self.failing_in(made.id):
+            return replace(made, outcome=NOT_RUN, reason=f"blocked by {failing[0]}, which fails elsewhere too")
+        if self.tallies["contract.time"].failed:
+            return replace(made, outcome=NOT_RUN, reason="blocked by contract.time, which ended the run")
+        if not made.cases:
+            return replace(made, outcome=NOT_PROVIDED, reason="no such case is within the declared limits")
+        if made.cases == made.unresolved:
+            return replace(made, outcome=CANNOT_TELL, reason="no case resolved it")
+        return made
+
+    def _absent(self, made: Result) -> Result:
+        """A check that no case spoke for: blocked by a failure before it, or not provided."""
+        chapter, name = made.id.split(".")[:2]
+        broken = [c for c in self.tallies if c.startswith("contract.") and self.tallies[c].failed]
+        if chapter == "contract":
+            return replace(made, outcome=NOT_RUN, reason=f"blocked by {broken[0]}") if broken else made
+        if chapter == "grad" and name not in self.due:
+            return replace(made, outcome=NOT_PROVIDED)
+        optional = chapter == "inter" or (chapter == "forward" and name not in ("h", "c_T", "J", "initial_state"))
+        if made.id.endswith(".autodiff") and not optional:
+            for blocking in FORWARD_CHECKS:
+                if blocking in self.tallies and self.tallies[blocking].failed:
+                    return replace(made, outcome=NOT_RUN, reason=f"blocked by {blocking}: judged by differences of its own forward pass")
+        if broken and not optional:
+            return replace(made, outcome=NOT_RUN, reason=f"blocked by {broken[0]}")
+        if chapter == "grad" and name in self.due:
+            return replace(made, outcome=NOT_RUN, reason="it is due, and no case judged it")
+        return replace(made, outcome=NOT_PROVIDED)
+
+    def notes(self) -> list[str]:
+        """What is worth saying of a run that found no failure: where σ lost accuracy, say."""
+        tail = self.tallies.get("numerics.sigmoid_tail")
+        failed = any(t.failed for t in self.tallies.values())
+        return list(tail.notes)[:1] if tail and not failed else []
+
+
+def vacuity(sheet: Sheet) -> list[str]:
+    """What this run could not have seen."""
+    notes: list[str] = []
+    if any(t.failed for k, t in sheet.tallies.items() if k in ("contract.call", "contract.time")):
+        return notes
+    for id_, t in sheet.tallies.items():
+        if id_.startswith("grad.") and t.cases and t.zero == t.cases:
+            notes.append(f"{id_}: the gradient was zero in every case")
+    if sheet.wanted == set(sheet.checks):
+        for g in GROUPS:
+            if g in sheet.tallies and not sheet.tallies[g].cases:
+                notes.append(f"no case with {GROUPS[g][0]} was judged")
+    return notes
