@@ -11,7 +11,8 @@ gradcheck (slow mode, default eps and atol, float64) differences every entry of 
 and c_T: of the reference, made a torch.autograd.Function as gradcheck demands of a hand-written backward pass, and of
 torch's LSTM (one bias).
 
-All on one thread, in turns; at H = 64 gradcheck takes so long that it runs once. "gradcheck ÷ this" is the time of
+All on one thread, in turns, but for the oracle, which JAX computes on a thread of its own while NumPy goes on (`taskset -c 0`
+holds both to one core); at H = 64 gradcheck takes so long that it runs once. "gradcheck ÷ this" is the time of
 gradcheck on the row's own LSTM over the row's, the median over rounds. Forward passes are those of the LSTM under test
 for one case, with or without a backward pass after them; gradcheck also runs at least two backward passes for every
 entry of h and c_T.

@@ -109,13 +109,13 @@ def test_cases_are_finite_and_representable(spec):
 
 
 def test_the_harness_accuses_itself_when_autodiff_is_not_the_derivative_of_its_own_forward(monkeypatch):
-    right = autodiff.truth
+    right = autodiff.begun
 
     def wrong(inputs, cotangents, padded=None):
-        found = right(inputs, cotangents, padded)
-        return found._replace(gradients={**found.gradients, "b_o": 2 * found.gradients["b_o"]})
+        found = right(inputs, cotangents, padded)()
+        return lambda: found._replace(gradients={**found.gradients, "b_o": 2 * found.gradients["b_o"]})
 
-    monkeypatch.setattr(autodiff, "truth", wrong)
+    monkeypatch.setattr(autodiff, "begun", wrong)
     unknown = verify(ReferenceLayer, only="grad.b_o.autodiff")
     assert unknown.outcome == "inconclusive"
     assert "lstm-ref misjudges gradients that it knows: a right gradient fails" in unknown.notes[0]

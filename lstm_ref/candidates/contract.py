@@ -175,8 +175,7 @@ class Answer(NamedTuple):
     raw: dict[str, np.ndarray]
 
 
-@dataclass(frozen=True)
-class Call:
+class Call(NamedTuple):
     """The arrays of one call, converted once: what the candidate is given, and the shapes that are due, by textbook
     names and by the candidate's."""
 
@@ -214,7 +213,7 @@ def moved(call: Call, base: dict, along: dict, step: complex, dtype: np.dtype) -
         k: v.copy() if v.dtype.kind == "i" or k in given else (v + step * along[k] if k in along else v).astype(dtype)
         for k, v in base.items()
     }
-    return replace(call, inputs=inputs, dtype=dtype)
+    return call._replace(inputs=inputs, dtype=dtype)
 
 
 def direction(candidate: Candidate, inputs: dict, name: str, values: np.ndarray, part: str | None = None) -> dict[str, np.ndarray]:

@@ -209,7 +209,7 @@ def _differences(bench: Bench, case: Case, call: Call) -> tuple[str, str]:
     if bench.complex_safe and all(bench.complex_safe.values()):
         return COMPLEX, ""
     inputs = {k: v if v.dtype.kind == "i" else v.astype(np.complex128) for k, v in call.inputs.items()}
-    there = replace(call, inputs=inputs, dtype=np.dtype(np.complex128))
+    there = call._replace(inputs=inputs, dtype=np.dtype(np.complex128))
     try:
         contract.start(there, bench.instance) if bench.candidate.model else contract.forward(there, bench.instance)
     except Finding as finding:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -68,8 +69,13 @@ class Point:
         return layout.effective(self.bench.candidate.layout, self.inputs, self.bench.precision.dtype)
 
     @cached_property
+    def under_way(self) -> Callable[[], autodiff.Truth]:
+        """The oracle, which computes while the candidate and the noise do."""
+        return variants.begun(self.bench.candidate.variant, self.seen, self.cotangents)
+
+    @cached_property
     def truth(self) -> autodiff.Truth:
-        return variants.truth(self.bench.candidate.variant, self.seen, self.cotangents)
+        return self.under_way()
 
     @cached_property
     def lanes(self) -> tol.Lanes:
@@ -139,6 +145,7 @@ def judge(bench: Bench, case: Case, with_differences: bool = True, with_taps: bo
     call = contract.prepare(candidate, case.inputs, bench.precision.dtype, case.spec.memory)
     given = contract.snapshot(call.inputs)
     outputs = None
+    point.under_way  # noqa: B018  begins it
     try:
         outputs, pull = contract.start(call, bench.instance)
         found.gradients = pull(case.cotangents) if candidate.kind != "forward" else Answer({}, {}, {})

@@ -13,6 +13,7 @@ import functools
 import math
 import os
 import pathlib
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -57,15 +58,25 @@ def truth(inputs: dict, cotangents: dict, padded: Sizes | None = None) -> Truth:
     `inputs` and `cotangents` (`h` (T, B, H), `h_T`, `c_T` (B, H)) are in the textbook layout. `padded` overrides the
     bucket; the sizes of the case itself give the unpadded oracle.
     """
+    return begun(inputs, cotangents, padded)()
+
+
+def begun(inputs: dict, cotangents: dict, padded: Sizes | None = None) -> Callable[[], Truth]:
+    """`truth` under way: JAX computes on a thread of its own, and what is returned waits for it."""
     T, B, D = inputs["x"].shape
     H, model = inputs["h0"].shape[1], "W_v" in inputs
     n = Sizes(T, B, D, H, inputs["W_v"].shape[0] if model else 1)
     p = padded or bucket(n)
-    found = _cut(compiled(p)(_padded(inputs, cotangents, n, p)), n, p)
-    for k in () if model else ("v", "y_hat", "dv", "dW_v", "db_v"):
-        del found[k]
-    gradients = {k[1:]: found.pop(k) for k in FOUND if k[0] == "d" and k in found}
-    return Truth({**found, "h_T": found["h"][-1], "c_T": found["c"][-1]}, gradients)
+    under_way = compiled(p)(_padded(inputs, cotangents, n, p))
+
+    def arrived() -> Truth:
+        found = _cut(np.asarray(under_way), n, p)
+        for k in () if model else ("v", "y_hat", "dv", "dW_v", "db_v"):
+            del found[k]
+        gradients = {k[1:]: found.pop(k) for k in FOUND if k[0] == "d" and k in found}
+        return Truth({**found, "h_T": found["h"][-1], "c_T": found["c"][-1]}, gradients)
+
+    return arrived
 
 
 @functools.cache
@@ -83,7 +94,7 @@ def compiled(p: Sizes):
 
     def call(flat):
         with _scope():
-            return np.asarray(program(flat))
+            return program(flat)
 
     return call
 

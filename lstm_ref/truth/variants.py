@@ -26,14 +26,18 @@ SLOPES_OF_STORED = {"sigmoid": lambda s: s * (1 - s), "tanh": lambda s: 1 - s**2
 def truth(variant: Variant, inputs: dict, cotangents: dict) -> Truth:
     """J's forward values and all its gradients for one case of a variant, in float64: see `autodiff.truth`, which answers
     for the textbook. Intermediates are the textbook's alone."""
+    return begun(variant, inputs, cotangents)()
+
+
+def begun(variant: Variant, inputs: dict, cotangents: dict) -> Callable[[], Truth]:
+    """`truth` under way: see `autodiff.begun`."""
     if variant.textbook:
-        return autodiff.truth(inputs, cotangents)
+        return autodiff.begun(inputs, cotangents)
     n = _sizes(variant, inputs)
     p = bucket(n)
-    values, gradients = _compiled(variant, "W_v" in inputs, p)(_padded(variant, inputs, cotangents, n, p))
+    under_way = _compiled(variant, "W_v" in inputs, p)(_padded(variant, inputs, cotangents, n, p))
     outside, inside = variant.axes(p), variant.axes(n)
-    values, gradients = ({k: _cut(np.asarray(v), inside[k], outside[k]) for k, v in q.items()} for q in (values, gradients))
-    return Truth(values, gradients)
+    return lambda: Truth(*({k: _cut(np.asarray(v), inside[k], outside[k]) for k, v in q.items()} for q in under_way))
 
 
 def prepare(variant: Variant, model: bool, lanes: int, sizes: set[Sizes]) -> None:
