@@ -14,7 +14,7 @@ import numpy as np
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
-from .reference.symbols import Sizes
+from .reference.symbols import INITIAL, Sizes
 from .reference.variant import TEXTBOOK, Variant, plain
 
 # regime -> scale of the weights, scale of the biases
@@ -45,7 +45,7 @@ class Spec:
     regime: str = "ordinary"
     cotangents: str = "all"
     cotangent_scale: float = 1.0
-    initial_state: str = "random"  # or "zero"
+    initial_state: str = "random"  # or "zero", or the one of the two that is not zero: "h0" or "c0"
     memory: str = "plain"
     logits: float = 1.0
     seed: int = 0
@@ -91,8 +91,8 @@ def build(spec: Spec, dtype: np.dtype, model: bool, variant: Variant = TEXTBOOK)
         q = {k: v * (rng.random(v.shape) < 0.5) for k, v in q.items()}
     if spec.regime == "mixed":
         q = {k: v * 10.0 ** rng.uniform(-3, 1, v.shape) for k, v in q.items()}
-    if spec.initial_state == "zero":
-        q["h0"], q["c0"] = np.zeros_like(q["h0"]), np.zeros_like(q["c0"])
+    for k in INITIAL:
+        q[k] = q[k] if spec.initial_state in ("random", k) else np.zeros_like(q[k])
     if model:
         q["W_v"], q["b_v"] = spec.logits * normal(shapes["W_v"]), spec.logits * normal(K)
         counted = rng.random((T, B)) < 0.8

@@ -31,7 +31,7 @@ from .candidates import contract
 from .candidates.contract import Candidate
 from .claims import rnn
 from .judgement.tolerances import PRECISIONS
-from .reference.symbols import Sizes
+from .reference.symbols import INITIAL, Sizes
 from .reference.variant import plain
 
 STEPS, HIDDEN, INPUTS, SCALE, FORGET_BIASES = 60, 32, 16, 0.5, (0.0, 1.0, 3.0)
@@ -151,7 +151,9 @@ def _restartable(candidate: Candidate) -> None:
     lacks = [k for k in ("h0", "c0", *v.parameters) if k not in candidate.gradient_names and plain(k)[:2] != "b_"]
     lacks += ["c_T"] if "c_T" in candidate.supports.missing else []
     if lacks or not candidate.supports.initial_state:
-        what = "takes no initial state" if not candidate.supports.initial_state else f"declares that it gives no {', '.join(lacks)}"
+        what = f"declares that it gives no {', '.join(lacks)}"
+        if not candidate.supports.initial_state:
+            what = f"takes no {' and no '.join(k for k in INITIAL if k not in candidate.supports.states)}"
         raise ValueError(f"{name} {what}; flow restarts it at every step from its own h and c, and needs their gradients")
     if candidate.supports.fit(Sizes(1, 1, 1, 1)).T != 1:
         limit = candidate.supports.sizes["T"]

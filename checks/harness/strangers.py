@@ -160,6 +160,48 @@ class OneAtATime(CellByCell):
         return outputs, lambda s: {k: v for k, v in pull(s).items() if k[0] in "Wb"}
 
 
+class HiddenStateOnly:
+    """Right. As homework has it: a step and its backward step, gates i f o g, batch first, h0 given and c0 zero, h alone returned."""
+
+    layout = {
+        "order": "ifog",
+        "packed": True,
+        "joint": "split",
+        "transposed": True,
+        "batch_first": True,
+        "biases": 1,
+        "names": {"W_x": "Wx", "W_h": "Wh", "b": "b"},
+    }
+    supports = {"c0": False, "c_T": False}
+
+    def pullback(self, q):
+        hidden, cell, saved, seen = q["h0"], np.zeros_like(q["h0"]), [], []
+        for x in q["x"].swapaxes(0, 1):
+            a = x.dot(q["Wx"]) + hidden.dot(q["Wh"]) + q["b"]
+            i, f, o = (1 / (1 + np.exp(-k)) for k in np.split(a, 4, axis=1)[:3])
+            g = np.tanh(np.split(a, 4, axis=1)[3])
+            after = f * cell + i * g
+            saved.append((x, hidden, cell, i, f, o, g, after))
+            hidden, cell = o * np.tanh(after), after
+            seen.append(hidden)
+
+        def back(s):
+            dnext_h, dnext_c, dx = 0, 0, []
+            grads = {k: np.zeros_like(q[k]) for k in ("Wx", "Wh", "b")}
+            for dh, (x, before, cell, i, f, o, g, after) in zip(s["h"].swapaxes(0, 1)[::-1], saved[::-1], strict=True):
+                dh, t = dh + dnext_h, np.tanh(after)
+                dc = dnext_c + dh * o * (1 - t**2)
+                da = np.hstack([dc * g * i * (1 - i), dc * cell * f * (1 - f), dh * t * o * (1 - o), dc * i * (1 - g**2)])
+                grads["Wx"] += x.T.dot(da)
+                grads["Wh"] += before.T.dot(da)
+                grads["b"] += da.sum(axis=0)
+                dx.append(da.dot(q["Wx"].T))
+                dnext_h, dnext_c = da.dot(q["Wh"].T), dc * f
+            return {**grads, "x": np.stack(dx[::-1], axis=1), "h0": dnext_h}
+
+        return {"h": np.stack(seen, axis=1)}, back
+
+
 class MeanLoss:
     """Right. A model whose loss is the mean over all positions."""
 
@@ -182,7 +224,7 @@ class MeanLoss:
         return J, {**grads, "W_v": flat.T @ h.reshape(T * B, -1), "b_v": flat.sum(0)}
 
 
-RIGHT = [CellByCell, SigmoidThroughTanh, OtherSums, StableSigmoid, ForwardThenVjp, KerasStyle, OneAtATime, MeanLoss]
+RIGHT = [CellByCell, SigmoidThroughTanh, OtherSums, StableSigmoid, ForwardThenVjp, KerasStyle, OneAtATime, HiddenStateOnly, MeanLoss]
 
 
 def spoilt(change_outputs=lambda out: out, change_gradients=lambda g: g, base=CellByCell):

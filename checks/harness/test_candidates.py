@@ -127,6 +127,7 @@ def test_supports_is_understood():
     assert supports.fit(Sizes(9, 5, 5, 9)) == Sizes(4, 1, 6, 16)
     assert not supports.initial_state
     assert "x_gradient" in supports.missing
+    assert [parse_supports({k: False}).start("random") for k in ("initial_state", "c0", "h0")] == ["zero", "h0", "c0"]
 
 
 @pytest.mark.parametrize(("declared", "words"), [({"H": "even"}, "'multiple of N'"), ({"G": 1}, "supports has the key 'G'")])

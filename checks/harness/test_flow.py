@@ -172,7 +172,7 @@ def test_sizes_are_what_is_supported_unless_asked_for():
 
 
 REFUSED = {
-    "no initial state": ({"initial_state": False}, "takes no initial state; flow restarts it at every step from its own h and c"),
+    "no initial state": ({"initial_state": False}, "takes no h0 and no c0; flow restarts it at every step from its own h and c"),
     "no c_T": ({"c_T": False}, "declares that it gives no c_T; flow restarts it"),
     "no gradient of h0": ({"h0_gradient": False}, "declares that it gives no h0; flow restarts it"),
     "T": ({"T": [4]}, "declares T = [4]; the share of a step is the gradient of a run of one step, and needs T = 1"),

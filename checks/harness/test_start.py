@@ -95,7 +95,7 @@ SAID = {
     "limits": (
         strangers.OneAtATime,
         True,
-        ["B: 1; no initial state", "gradient of x, h0, c0, declared", "forward.initial_state, law.time_split: it is declared that"],
+        ["B: 1; h0 and c0 always zero", "gradient of x, h0, c0, declared", "forward.initial_state, law.time_split: it is declared that"],
     ),
     "no gradient of b_o": (
         spoilt(change_gradients=strangers._without("b_o")),

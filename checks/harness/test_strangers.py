@@ -9,7 +9,7 @@ from lstm_ref import verify
 from lstm_ref.candidates.reference import ReferenceLayer
 from lstm_ref.report import words
 
-from .strangers import MISBEHAVING, RIGHT, CellByCell, Hangs, KerasStyle, WrongGateOrder
+from .strangers import MISBEHAVING, RIGHT, CellByCell, Hangs, HiddenStateOnly, KerasStyle, WrongGateOrder
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
@@ -179,3 +179,23 @@ def test_a_declared_limit_silences_gradients_that_are_returned_all_the_same():
             return outputs, lambda s: {**pull(s), "h0": 0 * p["h0"], "c0": 0 * p["c0"]}
 
     assert verify(NoState).outcome == "pass"
+
+
+def test_a_hidden_state_without_a_cell_state_has_its_gradient_judged():
+    """`"c0": False` leaves h0 to be judged; without the line, the zero c0 is found out and the line is told."""
+
+    class Undeclared(HiddenStateOnly):
+        supports = {"c_T": False}
+
+    class Stale(HiddenStateOnly):
+        def pullback(self, q):
+            outputs, back = super().pullback(q)
+            return outputs, lambda s: {**(g := back(s)), "h0": g["h0"] * 2}
+
+    outcomes = {r.id: r.outcome for r in verify(HiddenStateOnly).results}
+    assert outcomes["grad.h0.autodiff"] == outcomes["grad.h0.differences"] == outcomes["forward.initial_state"] == "pass"
+    assert outcomes["grad.c0.autodiff"] == outcomes["law.time_split"] == "not provided"
+    verdict = verify(Stale)
+    assert {r.id for r in verdict.failures()} == {"grad.h0.autodiff", "grad.h0.differences"}
+    told = next(r.reason for r in verify(Undeclared).results if r.id == "forward.initial_state")
+    assert told == 'h is what it would be with c0 zero: c0 ignored. If that is meant, declare supports = {"c0": False}'

@@ -24,6 +24,7 @@ import numpy as np
 from ..reference.symbols import (
     BIASES,
     HEAD,
+    INITIAL,
     LAYER_INPUTS,
     LAYER_INTERMEDIATES,
     LAYER_OUTPUTS,
@@ -75,13 +76,25 @@ class Returned(dict):
 
 @dataclass(frozen=True)
 class Supports:
-    """Declared limits. `sizes` maps a size to a test and a rounding; `missing` holds gradients and outputs not provided."""
+    """Declared limits. `sizes` maps a size to a test and a rounding; `states` are the initial states that it takes, which are
+    zero otherwise; `missing` holds gradients and outputs not provided."""
 
     sizes: dict[str, object] = field(default_factory=dict)
-    initial_state: bool = True
+    states: tuple[str, ...] = INITIAL
     dtypes: tuple[str, ...] | None = None
     missing: tuple[str, ...] = ()
     call_seconds: float = CALL_SECONDS
+
+    @property
+    def initial_state(self) -> bool:
+        """Whether it takes all of an initial state, so that a run may go on where another ended."""
+        return self.states == INITIAL
+
+    def start(self, wanted: str) -> str:
+        """The nearest to an initial state that is wanted: "random", "zero", or only "h0" or "c0" that is not zero."""
+        if wanted == "zero" or not self.states:
+            return "zero"
+        return wanted if self.initial_state else self.states[0]
 
     def fit(self, n: Sizes) -> Sizes:
         """The nearest sizes that are supported."""
@@ -89,10 +102,11 @@ class Supports:
 
 
 def parse_supports(declared: dict | None) -> Supports:
-    """`supports = {"B": 1, "H": "multiple of 8", "T": "at most 64", "initial_state": False, "x_gradient": False,
+    """`supports = {"B": 1, "H": "multiple of 8", "T": "at most 64", "initial_state": False, "c0": False, "x_gradient": False,
     "c_T": False, "dtypes": ["float32"], "call_seconds": 60}` as a value. Raises ContractError, naming the key, for anything else."""
     sizes: dict[str, object] = {}
     missing: list[str] = []
+    absent: set[str] = set()  # of the initial states
     rest: dict[str, Any] = {}
     for key, value in (declared or {}).items():
         if key in Sizes._fields:
@@ -100,8 +114,8 @@ def parse_supports(declared: dict | None) -> Supports:
             sizes[key] = value
         elif key.endswith("_gradient") or key in ("h_T", "c_T"):
             missing += [key] if value is False else []
-        elif key == "initial_state":
-            rest[key] = bool(value)
+        elif key == "initial_state" or key in INITIAL:
+            absent |= set() if value else {key} & set(INITIAL) or set(INITIAL)
         elif key == "dtypes":
             rest[key] = tuple(str(np.dtype(v)) if v != "bfloat16" else v for v in value)
         elif key == "call_seconds" and isinstance(value, (int, float)) and value > 0:
@@ -109,9 +123,9 @@ def parse_supports(declared: dict | None) -> Supports:
         elif key == "call_seconds":
             raise ContractError(f"supports has call_seconds {value!r}; seconds that one call may take are due, a number above 0")
         else:
-            may = "T B D H K, initial_state, dtypes, call_seconds, c_T, h_T and NAME_gradient"
+            may = "T B D H K, initial_state, h0, c0, dtypes, call_seconds, c_T, h_T and NAME_gradient"
             raise ContractError(f"supports has the key {key!r}; it may hold {may}")
-    return Supports(sizes, missing=tuple(missing), **rest)
+    return Supports(sizes, tuple(k for k in INITIAL if k not in absent), missing=tuple(missing), **rest)
 
 
 def _nearest(rule, size: int) -> int:
@@ -155,7 +169,7 @@ class Candidate:
     def gradient_names(self) -> tuple[str, ...]:
         """The gradients that are due, by what they are of."""
         names = (*self.variant.inputs, *HEAD) if self.model else self.variant.inputs
-        absent = set(self.supports.missing) | ({"h0_gradient", "c0_gradient"} if not self.supports.initial_state else set())
+        absent = {*self.supports.missing, *(f"{k}_gradient" for k in INITIAL if k not in self.supports.states)}
         absent |= {f"{k}_gradient" for k in BIASES} if self.layout.biases == 0 else set()
         return () if self.kind == "forward" else tuple(k for k in names if f"{plain(k)}_gradient" not in absent)
 

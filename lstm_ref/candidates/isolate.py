@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from ..reference.symbols import INITIAL
 from ..reference.variant import parse as parse_variant
 from .contract import REDUCTIONS, Candidate, Finding, Returned, Supports, TimeLimit, Told, parse_supports, time_limit
 from .layout import Layout
@@ -74,7 +75,7 @@ def _face(home: Home, n: int, told: dict) -> Candidate:
     limits = told["supports"]
     supports = Supports(
         parse_supports(limits["sizes"]).sizes,
-        bool(limits["initial_state"]),
+        tuple(k for k in INITIAL if k in limits["states"]),
         None if limits["dtypes"] is None else tuple(map(str, limits["dtypes"])),
         tuple(map(str, limits["missing"])),
         float(limits["call_seconds"]),

@@ -6,7 +6,7 @@ the smallest T that fails, and which cotangent, alone, brings the fault out.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -53,8 +53,7 @@ def localise(face: Candidate, precision: tol.Precision) -> Location | None:
 def _asked(bench: Bench, size: Sizes, keep=None):
     """Wrong gradients of one case, all answers, and the case; `keep` picks what flows in."""
     supports = bench.candidate.supports
-    spec = cases.Spec(supports.fit(size), seed=300)
-    spec = spec if supports.initial_state else replace(spec, initial_state="zero")
+    spec = cases.Spec(supports.fit(size), initial_state=supports.start("random"), seed=300)
     case = cases.build(spec, bench.precision.dtype, False)
     s = case.cotangents if keep is None else keep({k: v.copy() for k, v in case.cotangents.items()})
     if "c_T" in supports.missing:

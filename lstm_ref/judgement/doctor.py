@@ -229,7 +229,7 @@ def _unchecked(face: Candidate, inner: set[str], answered: bool) -> Iterable[tup
     if "c_T" in face.supports.missing:
         yield "law.time_split, forward.c_T", "c_T"
     if not face.supports.initial_state:
-        yield "forward.initial_state, law.time_split", "initial_state"
+        yield "law.time_split" if face.supports.states else "forward.initial_state, law.time_split", "initial_state"
     if answered and not inner:
         yield "inter.*", "intermediates"
     elif inner and not face.taps:

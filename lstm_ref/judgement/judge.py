@@ -132,9 +132,7 @@ def fitted(spec: Spec, candidate: Candidate) -> Spec:
     unseen = {k for k in ("h_T", "c_T") if k in supports.missing} - ({"h_T"} if candidate.variant.h_T_is_last_h else set())
     if unseen:
         spec = replace(spec, cotangents="h" if spec.cotangents in ("all", *unseen) else spec.cotangents)
-    if not supports.initial_state:
-        spec = replace(spec, initial_state="zero")
-    return replace(spec, logits=1.0)
+    return replace(spec, initial_state=supports.start(spec.initial_state), logits=1.0)
 
 
 def judge(bench: Bench, case: Case, with_differences: bool = True, with_taps: bool = True) -> Judged:
@@ -195,20 +193,22 @@ def _judge_forward(found: Judged, outputs: Answer, bench: Bench) -> bool:
     if "h" in outputs.faults or "c_T" in outputs.faults:
         right = False
     case = found.case
-    if not case.model and (case.inputs["h0"].any() or case.inputs["c0"].any()) and bench.candidate.supports.initial_state:
+    if not case.model and (case.inputs["h0"].any() or case.inputs["c0"].any()):
         found.add("forward.initial_state", _initial_state(found, outputs, bench) if not right else Evidence(PASS))
     return right
 
 
 def _initial_state(found: Judged, outputs: Answer, bench: Bench) -> Evidence:
     seen = outputs.arrays.get("h")
-    for ignored in (("h0", "c0"), ("h0",), ("c0",)):
+    states = bench.candidate.supports.states
+    for ignored in dict.fromkeys((states, *((k,) for k in states))):
         zeros = {k: np.zeros_like(found.point.seen[k]) for k in ignored}
         due = variants.truth(bench.candidate.variant, {**found.point.seen, **zeros}, found.case.cotangents).values["h"]
         if seen is not None and compare("h", seen, due, found.point.conditions["h"], bench.precision, bench.u("h")).outcome == PASS:
             names = " and ".join(ignored)
             sentence = f"h is what it would be with {names} zero: {names} ignored"
-            sentence += '. If that is meant, declare supports = {"initial_state": False}' if len(ignored) == 2 else ""
+            declared = "initial_state" if len(ignored) > 1 else ignored[0]
+            sentence += f'. If that is meant, declare supports = {{"{declared}": False}}'
             return Evidence(FAIL, np.inf, "h", rule=sentence)
     return Evidence(PASS)
 

@@ -44,8 +44,6 @@ def shrink(
             simpler = replace(simpler, sizes=bench.candidate.supports.fit(simpler.sizes))
             if simpler == case.spec or time.monotonic() > deadline:
                 continue
-            if not bench.candidate.supports.initial_state and simpler.initial_state != "zero":
-                continue
             smaller = bench.case(simpler)
             if (found := fails(smaller)) is not None:
                 case, evidence, moved = smaller, found, True

@@ -9,7 +9,8 @@ import functools
 from typing import NamedTuple
 
 GATES = ("f", "i", "c", "o")
-STATES = ("x", "h0", "c0")
+INITIAL = ("h0", "c0")
+STATES = ("x", *INITIAL)
 WEIGHTS = tuple(f"W_{k}" for k in GATES)
 BIASES = tuple(f"b_{k}" for k in GATES)
 HEAD = ("W_v", "b_v")

@@ -9,7 +9,7 @@ from ..candidates.contract import Candidate
 from ..candidates.layout import Layout
 from ..candidates.load import KINDS
 from ..judgement.doctor import COMPLEX, DECLARED, NO_ANSWER, Examination, Problem, Seen
-from ..reference.symbols import LAYER_INPUTS, LAYER_OUTPUTS
+from ..reference.symbols import INITIAL, LAYER_INPUTS, LAYER_OUTPUTS
 from . import words
 
 WAYS = {
@@ -23,7 +23,7 @@ CAUSES = {
     "factory": "there is one instance and no way to make another; name a class or a function that makes one",
     "model": "a model's forward and backward pass are one call",
     "c_T": "it is declared that c_T is not returned",
-    "initial_state": "it is declared that there is no initial state",
+    "initial_state": "it is declared that an initial state is not taken",
     "intermediates": "no gradients of intermediates are returned; they are optional: f i c_tilde o c a_f a_i a_c a_o z",
     "taps": "forward takes no taps; forward(inputs, taps) that adds taps[name] where a quantity is formed would do",
     "gradients": "none are returned",
@@ -126,7 +126,7 @@ def _missing(x: Examination) -> list[str]:
         lines.append(_line("no h_T", "the cotangent of h_T is added to the last h"))
     absent = [k for k in face.supports.missing if k in LAYER_OUTPUTS]
     gradients = [k.removesuffix("_gradient") for k in face.supports.missing if k not in LAYER_OUTPUTS]
-    gradients += ["h0", "c0"] if not face.supports.initial_state else []
+    gradients += [k for k in INITIAL if k not in face.supports.states]
     gradients = ["anything"] if set(gradients) >= set(LAYER_INPUTS) else gradients
     if absent:
         lines.append(_line("not provided", f"{', '.join(absent)}, declared: no cotangent of it flows in"))
@@ -183,5 +183,5 @@ def limits(face: Candidate) -> str:
     s = face.supports
     told = [f"{k}: {v}" for k, v in s.sizes.items()]
     told += [f"dtypes: {', '.join(s.dtypes)}"] if s.dtypes else []
-    told += ["no initial state"] if not s.initial_state else []
+    told += [f"{' and '.join(k for k in INITIAL if k not in s.states)} always zero"] if not s.initial_state else []
     return "; ".join(told) or "none declared"
