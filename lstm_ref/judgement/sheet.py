@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -22,9 +23,11 @@ from .verdict import (
     ZERO,
     Evidence,
     Result,
+    Sight,
 )
 
 COARSE = ("bfloat16", "float16")  # differences cannot resolve a gradient in them
+QUANTILES = 100  # of error ÷ tolerance, kept of each gradient
 FORWARD_CHECKS = ("forward.h", "forward.c_T", "forward.J")
 
 
@@ -48,11 +51,16 @@ class Tally:
     where: tuple[Spec, bool] | None = None
     notes: dict[str, None] = field(default_factory=dict)
     sizes: list[tuple[Sizes, bool]] = field(default_factory=list)
+    sights: list[float] = field(default_factory=list)
+    ratios: list[float] = field(default_factory=list)
 
     def add(self, e: Evidence, spec: Spec, model: bool, needed: bool) -> None:
         self.cases += 1
         if e.outcome != UNRESOLVED:
+            self.ratios.append(e.ratio)
             self.sizes.append((spec.sizes, e.outcome == FAIL))
+        if e.outcome == PASS and e.sight is not None:
+            self.sights.append(e.sight)
         self.failed += e.outcome == FAIL
         self.unresolved += e.outcome == UNRESOLVED
         self.zero += e.outcome == ZERO
@@ -62,6 +70,13 @@ class Tally:
             self.notes[e.note] = None
         if self.worst is None or self._simpler_failure(e, spec) or (self.worst.outcome != FAIL and _louder(e, self.worst)):
             self.worst, self.where = e, (spec, model)
+
+    def quantiles(self) -> tuple[float, ...]:
+        """Error ÷ tolerance in rising order: of every resolved case, or evenly spaced ones with both ends where they are many."""
+        ordered = sorted(self.ratios)
+        if len(ordered) <= QUANTILES:
+            return tuple(ordered)
+        return tuple(ordered[round(n * (len(ordered) - 1) / (QUANTILES - 1))] for n in range(QUANTILES))
 
     def _simpler_failure(self, e: Evidence, spec: Spec) -> bool:
         """Among failures the smallest case is kept, not the largest error: it is the one to look at."""
@@ -76,6 +91,7 @@ class Sheet:
     def __init__(self, checks: dict[str, Check], wanted: set[str], due: set[str]):
         self.checks, self.wanted, self.due, self.judged = checks, wanted, due, 0
         self.extras, self.unasked = 0.0, 0  # seconds of cases with differences, laws or state; cases that went without
+        self.streamed = False  # whether every case was judged that was to be
         self.reading = ""  # the variant that the forward pass is, where it is none of the textbook
         self.tallies = {id_: Tally() for id_ in checks}
         self.plain_failures: set[str] = set()
@@ -131,7 +147,10 @@ class Sheet:
     def _result(self, check: Check, dtype: str) -> Result:
         t = self.tallies[check.id]
         spec = t.where[0] if t.where else None
-        made = Result(check.id, dtype, PASS, t.cases, t.unresolved, t.zero, t.failed, t.worst, spec, check.equations)
+        sight = Sight(min(t.sights), statistics.median(t.sights), max(t.sights), len(t.sights)) if t.sights else None
+        counts = (t.cases, t.unresolved, t.zero, t.failed)
+        ratios = t.quantiles() if check.id.partition(".")[0] in ("grad", "inter") else ()
+        made = Result(check.id, dtype, PASS, *counts, t.worst, spec, check.equations, sight=sight, ratios=ratios)
         if check.id not in self.wanted:
             return replace(made, outcome=DESELECTED)
         if check.id in GROUPS:

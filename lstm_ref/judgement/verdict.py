@@ -18,7 +18,8 @@ class Evidence(NamedTuple):
     """One check in one case.
 
     `ratio` is the worst error as a fraction of its tolerance and belongs to the entry `index` of `quantity`; `rule`
-    is the inequality that decided, as text.
+    is the inequality that decided, as text. `condition` is C at that entry, where the tolerance is κ·u·C alone. `sight` is
+    the smallest error in any one entry, as a share of the block's largest true entry, that is sure to have failed here.
     """
 
     outcome: str
@@ -32,6 +33,18 @@ class Evidence(NamedTuple):
     tolerance: float | None = None
     rule: str = ""
     note: str = ""
+    condition: float | None = None
+    sight: float | None = None
+
+
+class Sight(NamedTuple):
+    """How small an error a check was able to see in its resolved cases, as a share of a block's largest true entry: where it
+    saw best, in half of the cases, and where it saw worst."""
+
+    smallest: float
+    median: float
+    largest: float
+    cases: int
 
 
 @dataclass(frozen=True)
@@ -57,7 +70,8 @@ class Counterexample:
 
 @dataclass(frozen=True)
 class Result:
-    """One check over the whole run, for one dtype. `reason` says why an outcome is not a plain pass."""
+    """One check over the whole run, for one dtype. `reason` says why an outcome is not a plain pass. `ratios` are error ÷ tolerance
+    of its resolved cases in rising order: all of them, or so many quantiles, the least and the largest among them."""
 
     id: str
     dtype: str
@@ -71,6 +85,8 @@ class Result:
     equations: tuple[str, ...] = ()
     reason: str = ""
     counterexample: Counterexample | None = None
+    sight: Sight | None = None
+    ratios: tuple[float, ...] = ()
 
     @property
     def chapter(self) -> str:
@@ -88,7 +104,9 @@ class Verdict:
 
     `kind` is "textbook" when gradients were judged against autodiff, "variant" when against that of a declared variant,
     "self-consistency" when only against differences of the candidate's own forward pass.
-    `explanation` (see diagnosis) names the wrong term where that is known, else it is None.
+    `explanation` (see diagnosis) names the wrong term where that is known, else it is None. `vacuity` says what the run could
+    not have seen, `incomplete` why it ended before it was done ("" if it was not interrupted). `heat` (see diagnosis) says where in
+    time a failing case goes wrong, if any does.
     """
 
     target: str
@@ -101,6 +119,9 @@ class Verdict:
     notes: tuple[str, ...] = ()
     explanation: Any = None
     versions: dict[str, str] = field(default_factory=dict)
+    vacuity: tuple[str, ...] = ()
+    incomplete: str = ""
+    heat: Any = None
 
     @property
     def outcome(self) -> str:
@@ -176,4 +197,7 @@ def merged(verdicts: list[Verdict]) -> Verdict:
         tuple(dict.fromkeys(n for v in verdicts for n in v.notes)),
         next((v.explanation for v in verdicts if v.explanation), None),
         first.versions,
+        tuple(dict.fromkeys(n for v in verdicts for n in v.vacuity)),
+        next((v.incomplete for v in verdicts if v.incomplete), ""),
+        next((v.heat for v in verdicts if v.heat), None),
     )
