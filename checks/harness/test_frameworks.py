@@ -364,3 +364,45 @@ def test_doctor_and_check_know_that_onnx_gives_no_gradients(tmp_path, monkeypatc
     done = CliRunner().invoke(cli.app, ["check", "onnx:reference:", "--sizes", "T=3,B=2,D=3,H=4"])
     assert done.exit_code == 0, done.output
     assert "gradients: not provided" in done.output
+
+
+A_MODULE_OF_ITS_OWN = """
+import torch
+
+class Own(torch.nn.Module):
+    cut = False
+
+    def __init__(self, D, H):
+        super().__init__()
+        self.X, self.R = torch.nn.Linear(D, 4 * H), torch.nn.Linear(H, 4 * H, bias=False)
+
+    def forward(self, x, state):
+        h, c, every = state[0][0], state[1][0], []
+        for x_t in x:
+            i, f, o, g = (self.X(x_t) + self.R(h.detach() if self.cut else h)).chunk(4, -1)
+            c = torch.sigmoid(f + 1) * c + torch.sigmoid(i) * torch.tanh(g)
+            h = torch.sigmoid(o) * torch.tanh(c)
+            every.append(h)
+        return torch.stack(every), (h[None], c[None])
+
+class Cut(Own):
+    cut = True
+
+class Declared(Own):
+    layout = dict(order='ifog', packed=True, joint='split', forget_bias=1.0, names={'W_x': 'X.weight', 'W_h': 'R.weight', 'b': 'X.bias'})
+"""
+
+
+def test_a_module_whose_layout_was_found_is_told_the_whole_line_and_diagnosed_under_it(tmp_path):
+    """A fault is named under the declaration that the forward pass has, not under the one that was guessed."""
+    (tmp_path / "own.py").write_text(A_MODULE_OF_ITS_OWN)
+    right = judged(f"torch:{tmp_path}/own.py:Own")
+    assert [r.id for r in right.failures()] == ["forward.h"]
+    line = A_MODULE_OF_ITS_OWN.splitlines()[-1].strip()
+    assert f"write order='ifog', forget_bias=1.0 in the layout (in full: {line})" in right.failures()[0].reason
+    assert judged(f"torch:{tmp_path}/own.py:Declared").outcome == "pass"
+    wrong = judged(f"torch:{tmp_path}/own.py:Cut")
+    assert wrong.kind == "textbook"
+    assert "the part of dh_t that comes back from t+1 is missing (B:hidden)" in words.explanation(wrong)
+    unprovided = next(r for r in wrong.results if r.id == "grad.h0.autodiff")
+    assert (unprovided.outcome, unprovided.reason) == ("not run", "blocked by contract.keys")

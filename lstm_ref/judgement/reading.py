@@ -51,10 +51,11 @@ class Reading:
 
     def declaration(self, declared: Candidate) -> str:
         """What to write, where the reading differs from what is declared; empty if it does not."""
-        fields = ", ".join(f"{k}={v!r}" for k, v in vars(self.layout).items() if v != vars(declared.layout)[k])
+        fields = _differing(self.layout, declared.layout)
+        fields += f" in the layout (in full: layout = dict({_differing(self.layout, Layout())}))" if fields else ""
         loss = f"reduction = {self.reduction!r} in the class" if self.reduction != declared.reduction else ""
         variant = f"variant = dict({self.variant.words}) in the class" if self.variant != declared.variant else ""
-        return " and ".join(filter(None, (f"{fields} in the layout" if fields else "", variant, loss)))
+        return " and ".join(filter(None, (fields, variant, loss)))
 
     @property
     def variant_words(self) -> str:
@@ -73,6 +74,10 @@ class Reading:
         out += ["h0 and c0 exchanged"] if v.swapped else []
         out += ["W_hᵀ for W_h"] if v.recurrent_transposed else []
         return ", ".join(out + [f"W_{used} and b_{used} for gate {k}" for k, used in zip(GATES, v.gates, strict=True) if used != k])
+
+
+def _differing(layout: Layout, other: Layout) -> str:
+    return ", ".join(f"{k}={v!r}" for k, v in vars(layout).items() if v != vars(other)[k])
 
 
 def find(candidate: Candidate, precision: tol.Precision) -> Reading | None:

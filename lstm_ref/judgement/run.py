@@ -197,7 +197,8 @@ def _judge_all(target, faces, profile, dtype, seed, sheet, began, progress, decl
     declared = dict.fromkeys(b.candidate.variant.words for b in benches if not b.candidate.variant.textbook)
     notes = (*(f"judged as a variant of the textbook LSTM: {words}" for words in declared), *notes)
     kind = "self-consistency" if self_consistent else "variant" if declared else "textbook"
-    return _verdict(target, profile, seed, results, sheet.judged, began, kind, notes, tuple(vacuity(sheet)))
+    verdict = _verdict(target, profile, seed, results, sheet.judged, began, kind, notes, tuple(vacuity(sheet)))
+    return replace(verdict, faces=tuple(b.candidate for b in benches))
 
 
 def _compile_oracle(candidate: Candidate) -> None:

@@ -214,8 +214,9 @@ class Sheet:
             return replace(made, outcome=NOT_RUN, reason=f"blocked by {broken[0]}") if broken else made
         if chapter == "grad" and name not in self.due:
             return replace(made, outcome=NOT_PROVIDED)
+        held = any(t.cases for k, t in self.tallies.items() if k.startswith("grad.") and k.endswith(".autodiff"))
         optional = chapter == "inter" or (chapter == "forward" and name not in ("h", "c_T", "J", "initial_state"))
-        if made.id.endswith(".autodiff") and not optional:
+        if made.id.endswith(".autodiff") and not optional and not held:
             for blocking in FORWARD_CHECKS:
                 if blocking in self.tallies and self.tallies[blocking].failed:
                     return replace(made, outcome=NOT_RUN, reason=f"blocked by {blocking}: judged by differences of its own forward pass")

@@ -105,8 +105,8 @@ class Verdict:
     `kind` is "textbook" when gradients were judged against autodiff, "variant" when against that of a declared variant,
     "self-consistency" when only against differences of the candidate's own forward pass.
     `explanation` (see diagnosis) names the wrong term where that is known, else it is None. `vacuity` says what the run could
-    not have seen, `incomplete` why it ended before it was done ("" if it was not interrupted). `heat` (see diagnosis) says where in
-    time a failing case goes wrong, if any does.
+    not have seen, `faces` are the candidates as they were judged, `incomplete` says why the run ended before it was done (""
+    if it was not interrupted). `heat` (see diagnosis) says where in time a failing case goes wrong, if any does.
     """
 
     target: str
@@ -122,6 +122,7 @@ class Verdict:
     vacuity: tuple[str, ...] = ()
     incomplete: str = ""
     heat: Any = None
+    faces: tuple = field(default=(), repr=False, compare=False)
 
     @property
     def outcome(self) -> str:
@@ -200,4 +201,5 @@ def merged(verdicts: list[Verdict]) -> Verdict:
         tuple(dict.fromkeys(n for v in verdicts for n in v.vacuity)),
         next((v.incomplete for v in verdicts if v.incomplete), ""),
         next((v.heat for v in verdicts if v.heat), None),
+        first.faces,
     )
