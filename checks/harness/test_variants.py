@@ -15,6 +15,7 @@ from lstm_ref.judgement import record
 from lstm_ref.judgement import tolerances as tol
 from lstm_ref.judgement.judge import BY_STEP
 from lstm_ref.judgement.run import replay, run
+from lstm_ref.judgement.verdict import Evidence
 from lstm_ref.reference.symbols import Sizes
 from lstm_ref.reference.variant import TEXTBOOK, Variant, VariantError, parse
 from lstm_ref.report import words
@@ -308,3 +309,10 @@ def test_a_variant_that_says_nothing_is_refused_in_a_sentence(declared, sentence
     assert str(refused.value).startswith(sentence)
     with pytest.raises(TargetError, match="variant"):
         plug(type("Odd", (), {"variant": declared, "pullback": lambda self, q: None}))
+
+
+def test_a_state_of_several_layers_is_placed_by_layer_and_not_by_time():
+    e = Evidence("fail", quantity="c0", index=(1, 0, 2))
+    assert words.place(e) == "layer · direction = 1, b = 0, unit = 2"
+    assert words.place(e._replace(quantity="x")) == "t = 1, b = 0, unit = 2"
+    assert words.place(e._replace(index=(1, 2))) == "b = 1, unit = 2"

@@ -22,6 +22,7 @@ AXES = {
     1: ("unit",),
 }
 WEIGHT_AXES = ("unit", "column")
+STACKED_AXES = ("layer · direction", "b", "unit")  # of states, where there are several of them; counted from 0
 
 
 def number(q: float | None) -> str:
@@ -47,6 +48,8 @@ def place(e: Evidence) -> str:
     if not e.index:
         return ""
     axes = WEIGHT_AXES if e.quantity[:2] == "W_" else AXES.get(len(e.index), ())
+    if e.quantity in ("h0", "c0", "h_T", "c_T") and len(e.index) == 3:
+        axes = STACKED_AXES
     words = [f"{axis} = {k}" for axis, k in zip(axes, e.index, strict=False)]
     name, _, where = e.quantity.partition(".")
     kind, _, gate = name.partition("_")
