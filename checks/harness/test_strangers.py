@@ -5,8 +5,12 @@ import time
 import numpy as np
 import pytest
 
-from lstm_ref import verify
+from lstm_ref import cases, verify
+from lstm_ref.candidates.load import plug
 from lstm_ref.candidates.reference import ReferenceLayer
+from lstm_ref.judgement import tolerances as tol
+from lstm_ref.judgement.judge import Bench, judge, measure_precision
+from lstm_ref.reference.symbols import Sizes
 from lstm_ref.report import words
 
 from .strangers import MISBEHAVING, RIGHT, CellByCell, Hangs, HiddenStateOnly, KerasStyle, WrongGateOrder
@@ -199,3 +203,40 @@ def test_a_hidden_state_without_a_cell_state_has_its_gradient_judged():
     assert {r.id for r in verdict.failures()} == {"grad.h0.autodiff", "grad.h0.differences"}
     told = next(r.reason for r in verify(Undeclared).results if r.id == "forward.initial_state")
     assert told == 'h is what it would be with c0 zero: c0 ignored. If that is meant, declare supports = {"c0": False}'
+
+
+class InSinglePrecision(CellByCell):
+    """Right, but float64 is computed in float32."""
+
+    def pullback(self, p):
+        outputs, pull = super().pullback({k: v.astype(np.float32) for k, v in p.items()})
+
+        def widened(arrays):
+            return {k: v.astype(np.float64) for k, v in arrays.items()}
+
+        return widened(outputs), lambda s: widened(pull({k: v.astype(np.float32) for k, v in s.items()}))
+
+
+class InSinglePrecisionAndWrong(InSinglePrecision):
+    def pullback(self, p):
+        outputs, pull = super().pullback(p)
+        return outputs, lambda s: {**(g := pull(s)), "x": 0.5 * g["x"]}
+
+
+def test_what_is_computed_in_a_lower_precision_may_underflow_as_that_does():
+    """Gates that are shut make gradients below the smallest float32: differences of them are exactly zero, they are not."""
+    face = plug(InSinglePrecision)[0]
+    bench = Bench(face, tol.PRECISIONS["float64"], face.make())
+    assert measure_precision(bench, [bench.case(cases.CORNERS[k]) for k in (0, 4, 8)]).outcome == "fail"
+    assert bench.arithmetic.name == "float32"
+    for regime in ("extreme", "shut", "saturated", "tiny"):
+        for seed in range(12):
+            found = judge(bench, bench.case(cases.Spec(Sizes(3, 1, 1, 1), regime, seed=seed))).evidence
+            assert not [k for k, e in found.items() if e.outcome == "fail"], (regime, seed)
+
+
+def test_a_fault_in_what_is_computed_in_a_lower_precision_is_named():
+    verdict = verify(InSinglePrecisionAndWrong, only="grad.*,numerics.effective_precision")
+    assert {r.id for r in verdict.failures() if r.id.endswith(".autodiff")} == {"grad.x.autodiff"}
+    assert words.explanation(verdict).startswith("diagnosis: dx")
+    assert "gain 0.5" in words.explanation(verdict)

@@ -12,6 +12,7 @@ import numpy as np
 
 from ..candidates.contract import Candidate
 from ..judgement import tolerances as tol
+from ..judgement.judge import LOWER
 from ..judgement.verdict import FAIL, Verdict
 from . import gains, mutants, regions
 from .gains import Fit
@@ -46,10 +47,12 @@ def explained(verdict: Verdict, faces: list[Candidate]) -> Verdict:
     if verdict.kind != "textbook" or not any(r.chapter == "grad" and r.outcome == FAIL for r in verdict.results):
         return verdict
     for dtype in verdict.dtypes:
-        if dtype not in ("float64", "float32"):
+        lower = any(r.id == "numerics.effective_precision" and (r.dtype, r.outcome) == (dtype, FAIL) for r in verdict.results)
+        computed_in = LOWER[dtype] if lower else dtype
+        if computed_in not in ("float64", "float32"):
             continue
         for face in faces:
-            if (told := diagnose(face, tol.PRECISIONS[dtype])) is not None:
+            if (told := diagnose(face, tol.PRECISIONS[computed_in])) is not None:
                 return replace(verdict, explanation=told, heat=_followed(verdict, face, dtype))
     return verdict
 

@@ -50,6 +50,11 @@ class Bench:
         """The arrays of a case for this candidate."""
         return cases.build(spec, self.precision.dtype, self.candidate.model, self.candidate.variant)
 
+    @property
+    def arithmetic(self) -> Precision:
+        """The precision that it computes in: the dtype's, unless all of it is computed in a lower one."""
+        return next(iter(self.lower.values())) if {"h", "J"} & set(self.lower) else self.precision
+
     def u(self, key: str) -> float:
         """The unit roundoff of a forward value ("h") or a gradient ("dh")."""
         return self.lower[key].u if key in self.lower else self.precision.u
@@ -88,17 +93,21 @@ class Point:
     def _noise(self, sigmoid_tail: bool) -> tol.Lanes:
         candidate = self.bench.candidate
         return tol.noisy_run(
-            self.seen, self.cotangents, self.bench.precision, sigmoid_tail, candidate.layout.forget_bias, candidate.variant
+            self.seen, self.cotangents, self.bench.arithmetic, sigmoid_tail, candidate.layout.forget_bias, candidate.variant
         )
 
     @cached_property
     def conditions(self) -> dict[str, Condition]:
         """The condition of every forward value ("h") and gradient ("dW_f")."""
-        return tol.conditions(self.lanes, self.bench.precision, BY_STEP)
+        return self._conditions(self.lanes)
 
     @cached_property
     def tail_conditions(self) -> dict[str, Condition]:
-        return tol.conditions(self.tail_lanes, self.bench.precision, BY_STEP)
+        return self._conditions(self.tail_lanes)
+
+    def _conditions(self, lanes: tol.Lanes) -> dict[str, Condition]:
+        found, lower = tol.conditions(lanes, self.bench.arithmetic, BY_STEP), self.bench.lower
+        return found | {k: tol.flushed(found[k], lower[k]) for k in lower if k in found}
 
     def tolerance(self, of: str) -> np.ndarray:
         """The tolerance of the gradient of `of`, per entry."""
@@ -204,7 +213,7 @@ def _initial_state(found: Judged, outputs: Answer, bench: Bench) -> Evidence:
     for ignored in dict.fromkeys((states, *((k,) for k in states))):
         zeros = {k: np.zeros_like(found.point.seen[k]) for k in ignored}
         due = variants.truth(bench.candidate.variant, {**found.point.seen, **zeros}, found.case.cotangents).values["h"]
-        if seen is not None and compare("h", seen, due, found.point.conditions["h"], bench.precision, bench.u("h")).outcome == PASS:
+        if seen is not None and compare("h", seen, due, found.point.conditions["h"], bench.arithmetic, bench.u("h")).outcome == PASS:
             names = " and ".join(ignored)
             sentence = f"h is what it would be with {names} zero: {names} ignored"
             declared = "initial_state" if len(ignored) > 1 else ignored[0]
@@ -240,7 +249,7 @@ def held_against_autodiff(found: Judged, blocks: list[tuple], bench: Bench) -> l
     """Compare blocks, each given as its name, what was seen, what is due, and the key of its condition; what fails is
     judged again with σ's noise absolute, and then is a note on σ's tail, not a failure."""
     conditions = found.point.conditions
-    pieces = compare_all([Block(name, seen, due, conditions[key], bench.u(key)) for name, seen, due, key in blocks], bench.precision)
+    pieces = compare_all([Block(name, seen, due, conditions[key], bench.u(key)) for name, seen, due, key in blocks], bench.arithmetic)
     for n, evidence in enumerate(pieces):
         if evidence.outcome in (FAIL, UNRESOLVED):
             pieces[n] = _second_look(found, blocks[n], evidence, bench)
@@ -257,7 +266,7 @@ def _second_look(found: Judged, block: tuple, evidence: Evidence, bench: Bench) 
     smallest_gate = min((float(np.abs(point.conditions[k].clean).min()) for k in gates), default=0.0)
     if evidence.ratio * smallest_gate > tol.KAPPA:
         return evidence  # absolute noise on σ is at most 1/σ times the relative: that cannot explain this
-    again = compare(name, seen, due, point.tail_conditions[key], bench.precision, bench.u(key))
+    again = compare(name, seen, due, point.tail_conditions[key], bench.arithmetic, bench.u(key))
     if again.outcome == FAIL:
         return evidence
     note = f"σ loses relative accuracy in its tail (as ½(1 + tanh(a/2)) does): {name} is off by {evidence.ratio:.3g} tolerances"
@@ -266,7 +275,7 @@ def _second_look(found: Judged, block: tuple, evidence: Evidence, bench: Bench) 
 
 
 def _judge_differences(found: Judged, bench: Bench, call: contract.Call, forward_right: bool, with_taps: bool) -> None:
-    case, point, p = found.case, found.point, bench.precision
+    case, point, p = found.case, found.point, bench.arithmetic
     names = [k for k in bench.candidate.gradient_names if k in found.gradients.arrays]
     inner = [k for k in LAYER_INTERMEDIATES if with_taps and bench.candidate.taps and not case.model and k in found.gradients.arrays]
     limits = {k: point.tolerance(k) for k in (*names, *inner)}
@@ -305,7 +314,7 @@ def _differenced(gradients: Answer, k: str, rng: np.random.Generator, exact: boo
 
 
 def _one_difference(bench: Bench, case: Case, k: str, told: str, seen, direction, J, rounding: float, limit) -> Evidence:
-    p, u = bench.precision, bench.u(f"d{k}")
+    p, u = bench.arithmetic, bench.u(f"d{k}")
     coarse = u > tol.PRECISIONS["float64"].u
     key = (k, case.spec.regime)
 
@@ -391,7 +400,7 @@ def _rounding_of_J(point: Point, bench: Bench) -> float:
         flows = [(s["h"], lanes["h"]), (s["h_T"], lanes["h_T"]), (s["c_T"], lanes["c_T"])]
         J = sum(np.sum(a * q, axis=tuple(range(1, q.ndim))) for a, q in flows)
         terms = sum(np.sum(np.abs(a * q[0])) for a, q in flows)
-    spread = np.abs(J - J[0]).max() / bench.precision.eta
+    spread = np.abs(J - J[0]).max() / bench.arithmetic.eta
     return float(tol.KAPPA * max(bench.u("h"), bench.u("J")) * (spread + terms))
 
 

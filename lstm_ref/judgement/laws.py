@@ -78,7 +78,7 @@ def _agree(bench: Bench, left: dict, right: dict, limits: dict) -> Evidence:
         ratios = np.where(np.isnan(ratios), np.inf, ratios)
         index = tuple(int(n) for n in np.unravel_index(np.argmax(ratios), ratios.shape))
         worst = float(ratios[index])
-        outcome = FAIL if worst > 1 else UNRESOLVED if scale and limit.max() >= bench.precision.resolution * scale else PASS
+        outcome = FAIL if worst > 1 else UNRESOLVED if scale and limit.max() >= bench.arithmetic.resolution * scale else PASS
         values = (float(left[k][index]), float(right[k][index]), None, float(error[index]), float(limit[index]))
         pieces.append(Evidence(outcome, worst, k, index, *values, rule="|left − right| ≤ Σ|coefficient|·tolerance"))
     failed = [e for e in pieces if e.outcome == FAIL]
@@ -88,7 +88,7 @@ def _agree(bench: Bench, left: dict, right: dict, limits: dict) -> Evidence:
 
 def _homogeneity(bench: Bench, judged: Judged) -> Evidence:
     base, point = _base(judged), judged.point
-    factor = FACTOR if bench.precision.largest > FACTOR**4 else SMALL_FACTOR
+    factor = FACTOR if bench.arithmetic.largest > FACTOR**4 else SMALL_FACTOR
     up, down = (_run(bench, _flow(point, s))[1] for s in (factor, 1 / factor))
     limits = {k: 2 * point.tolerance(k) for k in base}
     return worst_of(
@@ -291,7 +291,7 @@ def _symmetry(bench: Bench, judged: Judged) -> Evidence | None:
             g = gradients(along, step)
             return sum(np.sum(g[k] * onto[k]) for k in due)
 
-        return differences.six_point(J, rounding, tol.DIFFERENCE_BOUND, scale, np.sqrt(bench.precision.u) * scale, coarse)
+        return differences.six_point(J, rounding, tol.DIFFERENCE_BOUND, scale, np.sqrt(bench.arithmetic.u) * scale, coarse)
 
     one, two = slope(u, v), slope(v, u)
     name = "u·∂g·v"

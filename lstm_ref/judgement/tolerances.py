@@ -273,6 +273,11 @@ def conditions(run: Lanes, p: Precision, by_step: frozenset[str]) -> dict[str, C
     return found
 
 
+def flushed(c: Condition, lower: Precision) -> Condition:
+    """The condition of a block that is computed in a lower precision than the rest, where numbers below its own smallest may be zero."""
+    return c._replace(C=np.maximum(c.C, lower.m), scale=max(c.scale, lower.m))
+
+
 def part(c: Condition, index) -> Condition:
     """The condition of one part of a block, of one time step for instance, judged as a block of its own."""
     clean = c.clean[index]
