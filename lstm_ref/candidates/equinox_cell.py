@@ -5,23 +5,36 @@ Gates i, f, g, o in packed arrays, one bias; the cell takes one row, so that the
 
 from __future__ import annotations
 
-from .jax_function import engine, over_time
+from ..reference.variant import Variant
+from . import jax_engine
+from .jax_cell import over_time
 from .layout import Layout
 
-__all__ = ["CLASSES", "engine", "find", "function", "layout"]
 CLASSES = ("LSTMCell",)
+OPTIONS = ("use_bias",)
 LAYOUT = Layout(order="ifgo", packed=True, joint="split", names={"W_x": "weight_ih", "W_h": "weight_hh", "b": "bias"})
 
 
 def find(name: str):
-    """The library's class of this name."""
     import equinox
 
     return getattr(equinox.nn, name)
 
 
-def layout(cls) -> Layout:
-    return LAYOUT
+def engine():
+    return jax_engine
+
+
+def variant(cls, options: dict, declared: Variant) -> Variant:
+    return declared
+
+
+def layout(cls, options: dict, variant: Variant, declared: Layout | None) -> Layout:
+    return declared or LAYOUT
+
+
+def supports(cls, options: dict, variant: Variant) -> dict:
+    return jax_engine.SIZES
 
 
 def function(cls, options: dict):
