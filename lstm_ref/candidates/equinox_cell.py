@@ -5,6 +5,8 @@ Gates i, f, g, o in packed arrays, one bias; the cell takes one row, so that the
 
 from __future__ import annotations
 
+import dataclasses
+
 from ..reference.variant import Variant
 from . import jax_engine
 from .jax_cell import over_time
@@ -30,7 +32,7 @@ def variant(cls, options: dict, declared: Variant) -> Variant:
 
 
 def layout(cls, options: dict, variant: Variant, declared: Layout | None) -> Layout:
-    return declared or LAYOUT
+    return declared or dataclasses.replace(LAYOUT, biases=1 if options.get("use_bias", True) else 0)
 
 
 def supports(cls, options: dict, variant: Variant) -> dict:
@@ -45,8 +47,8 @@ def function(cls, options: dict):
     def lstm(inputs):
         D, H = inputs["x"].shape[-1], inputs["h0"].shape[-1]
         cell = cls(D, H, key=jax.random.PRNGKey(0), **options)
-        own = tuple(inputs[k] for k in ("weight_ih", "weight_hh", "bias"))
-        cell = equinox.tree_at(lambda m: (m.weight_ih, m.weight_hh, m.bias), cell, own)
+        names = [k for k in ("weight_ih", "weight_hh", "bias") if k in inputs]
+        cell = equinox.tree_at(lambda m: [getattr(m, k) for k in names], cell, [inputs[k] for k in names])
         return over_time(lambda x, h, c: jax.vmap(cell)(x, (h, c)), inputs["x"], inputs["h0"], inputs["c0"])
 
     return lstm

@@ -7,7 +7,9 @@ optimized cell has two instead, `dense_i` and `dense_h`, with gates i, f, g, o i
 from __future__ import annotations
 
 from ..reference.variant import Variant
-from . import flax_build, jax_engine
+from . import jax_engine
+from .flax_build import build, step
+from .flax_variant import variant_of
 from .jax_cell import over_time
 from .layout import Layout
 
@@ -29,7 +31,8 @@ def engine():
 
 
 def variant(cls, options: dict, declared: Variant) -> Variant:
-    return declared
+    own = any(cls is find(name) for name in CLASSES)
+    return variant_of(build(cls, options, 1, 1), declared, own)
 
 
 def layout(cls, options: dict, variant: Variant, declared: Layout | None) -> Layout:
@@ -45,13 +48,9 @@ def supports(cls, options: dict, variant: Variant) -> dict:
 
 
 def function(cls, options: dict):
-    import flax.linen
-
-    build = flax_build.linen if issubclass(cls, flax.linen.Module) else flax_build.nnx
-
     def lstm(inputs):
-        x, dtype = inputs["x"], inputs["x"].dtype
-        cell = build(cls, {"param_dtype": dtype, "dtype": dtype, **options}, inputs)
-        return over_time(cell, x, inputs["h0"], inputs["c0"])
+        x, h0, c0 = (inputs[k] for k in ("x", "h0", "c0"))
+        cell = build(cls, {"param_dtype": x.dtype, "dtype": x.dtype, **options}, x.shape[-1], h0.shape[-1])
+        return over_time(step(cell, inputs), x, h0, c0)
 
     return lstm

@@ -5,13 +5,16 @@ Gates i, f, c, o in packed, transposed arrays, one bias, batch first.
 
 from __future__ import annotations
 
+import dataclasses
+
 from ..reference.variant import Variant
 from .keras_backend import backend
-from .keras_build import build, called
+from .keras_build import build, called, made
+from .keras_variant import variant_of
 from .layout import PRESETS, Layout
 
 CLASSES = ("LSTM", "LSTMCell")
-OPTIONS = ("activation", "recurrent_activation", "use_bias", "unroll", "use_cudnn")
+OPTIONS = ("activation", "recurrent_activation", "use_bias", "go_backwards", "masked", "zero_output_for_mask", "unroll", "use_cudnn")
 
 
 def find(name: str):
@@ -25,11 +28,13 @@ def engine():
 
 
 def variant(cls, options: dict, declared: Variant) -> Variant:
-    return declared
+    own = any(cls is find(name) for name in CLASSES)
+    return variant_of(made(cls, options, 1), declared, bool(options.get("masked")), own)
 
 
 def layout(cls, options: dict, variant: Variant, declared: Layout | None) -> Layout:
-    return declared or PRESETS["keras"]
+    biases = 1 if getattr(made(cls, options, 1), "use_bias", True) else 0
+    return declared or dataclasses.replace(PRESETS["keras"], biases=biases)
 
 
 def supports(cls, options: dict, variant: Variant) -> dict:

@@ -215,6 +215,10 @@ def _framework(kind: str, rest: str, target: str) -> Candidate:
         raise
     except ValueError as error:
         raise TargetError(f"{target}: {error}") from None
+    except TimeLimit:
+        raise TargetError(f"{target} was not built within {LOAD_SECONDS:g} s") from None
+    except Exception as error:
+        raise TargetError(f"{target}: building it raised {type(error).__name__}: {error}") from error
 
 
 def _of_a_class(adapter, kind: str, rest: str, target: str) -> tuple:
