@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 from ..reference.variant import Variant, VariantError
 from .functions import known
 
@@ -26,13 +28,9 @@ def variant_of(cell, declared: Variant, own: bool) -> Variant:
     """The variant of a cell, of flax' `own` or a user's subclass, which is the textbook's where a function of it is not known."""
     import jax
 
-    if not declared.textbook:
-        return declared
-    try:
-        activation = known("activation_fn", cell.activation_fn, {k: getattr(jax.nn, k) for k in ACTIVATIONS}, ACTIVATIONS)
-        gate = known("gate_fn", cell.gate_fn, {k: getattr(jax.nn, k) for k in GATES}, GATES)
-        return Variant(activation=activation, output=activation, gate=gate)
-    except (VariantError, AttributeError):
-        if own:
-            raise
-        return declared
+    if declared.textbook:
+        with contextlib.nullcontext() if own else contextlib.suppress(VariantError, AttributeError):
+            activation = known("activation_fn", cell.activation_fn, {k: getattr(jax.nn, k) for k in ACTIVATIONS}, ACTIVATIONS)
+            gate = known("gate_fn", cell.gate_fn, {k: getattr(jax.nn, k) for k in GATES}, GATES)
+            return Variant(activation=activation, output=activation, gate=gate)
+    return declared

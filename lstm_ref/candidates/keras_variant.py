@@ -7,6 +7,8 @@ a variant that is not known here. Unrolled on JAX, a layer does not heed `zero_o
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 from typing import Any
 
 from ..reference.variant import Variant, VariantError
@@ -18,19 +20,15 @@ GATES = {"sigmoid": "sigmoid", "hard_sigmoid": "hard_sigmoid"}
 
 def variant_of(layer, declared: Variant, masked: bool, own: bool) -> Variant:
     """The variant of a layer, of Keras' `own` or a user's subclass, which is the textbook's where a function of it is not known."""
-    if not declared.textbook:
-        return declared
-    try:
-        found: dict[str, Any] = _functions(layer)
-    except VariantError:
-        if own:
-            raise
-        found = {}
-    direction = "reverse" if getattr(layer, "go_backwards", False) else "forward"
-    return Variant(**found, direction=direction, mask=_policy(layer) if masked else "")
+    found = declared
+    if declared.textbook:
+        found = Variant(direction="reverse" if getattr(layer, "go_backwards", False) else "forward")
+        with contextlib.nullcontext() if own else contextlib.suppress(VariantError):
+            found = dataclasses.replace(found, **_functions(layer))
+    return dataclasses.replace(found, mask=_policy(layer)) if masked else found
 
 
-def _functions(layer) -> dict[str, str]:
+def _functions(layer) -> dict[str, Any]:
     import keras
 
     def which(option: str, names: dict[str, str]) -> str:
