@@ -127,6 +127,112 @@ def test_keras_on_tensorflow_is_one_sentence(on_torch, monkeypatch, target):
     assert str(refused.value).endswith(due)
 
 
+@pytest.mark.parametrize(
+    ("target", "variant"),
+    [
+        ("keras:LSTM(activation='relu',recurrent_activation='hard_sigmoid')", "activation='relu', output='relu', gate='hard_sigmoid'"),
+        ("keras:LSTM(use_bias=False,go_backwards=True)", "direction='reverse'"),
+        ("keras:LSTM(masked=True)", "mask='carry'"),
+        ("keras:LSTM(masked=True,zero_output_for_mask=True)", "mask='zero'"),
+        ("keras:LSTMCell(activation=None)", "activation='identity', output='identity'"),
+        ("flax:LSTMCell(activation_fn='soft_sign')", "activation='softsign', output='softsign'"),
+        ("flax:nnx.OptimizedLSTMCell(gate_fn='hard_sigmoid')", "gate='hard_sigmoid'"),
+        ("equinox:LSTMCell(use_bias=False)", ""),
+    ],
+)
+def test_what_is_set_of_a_framework_is_the_variant_that_it_is_judged_as(target, variant):
+    assert load(target)[0].variant.words == variant
+    verdict = judged(target, dtypes=("float32",), only="contract.*,forward.*,grad.*.autodiff")
+    assert not [r for r in verdict.results if r.outcome not in ("pass", "not provided", "deselected")], [
+        r.reason for r in verdict.failures()
+    ]
+    assert verdict.kind == ("variant" if variant else "textbook")
+    assert "h" in {r.id.partition(".")[2] for r in verdict.results if r.outcome == "pass"}
+
+
+KERAS_VARIANTS = """
+import jax, jax.numpy as jnp, keras
+
+@jax.custom_vjp
+def relu(a):
+    return jnp.maximum(a, 0)
+
+relu.defvjp(lambda a: (relu(a), a), lambda a, dy: (dy * (a > -0.5),))  # the derivative's step lies at the wrong place
+
+class Wrong(keras.layers.LSTM):
+    variant = {"activation": "relu", "output": "relu", "gate": "hard_sigmoid"}
+
+    def __init__(self, units, **how):
+        super().__init__(units, activation=relu, recurrent_activation="hard_sigmoid", **how)
+
+class Masked(keras.layers.LSTM):
+    variant = {"mask": "carry"}
+
+class Right(keras.layers.LSTM):
+    def __init__(self, units, **how):
+        super().__init__(units, activation="relu", recurrent_activation="hard_sigmoid", **how)
+"""
+
+
+@pytest.mark.parametrize("name", ["Right", "Masked", "Wrong"])
+def test_a_subclass_of_keras_says_its_variant_and_a_wrong_derivative_in_one_is_caught(tmp_path, name):
+    (tmp_path / "layers.py").write_text(KERAS_VARIANTS)
+    verdict = judged(f"keras:{tmp_path}/layers.py:{name}", dtypes=("float32",), only="contract.*,forward.*,grad.*.autodiff")
+    assert (verdict.kind, verdict.forward) == ("variant", "pass")
+    assert verdict.gradients == ("fail" if name == "Wrong" else "pass")
+    assert name != "Wrong" or "grad.W_c.autodiff" in {r.id for r in verdict.failures()}
+
+
+@pytest.mark.parametrize(
+    ("target", "sentence"),
+    [
+        (
+            "keras:LSTM(activation='gelu')",
+            "its activation is gelu, which is not known here; it may be linear, relu, sigmoid, softsign, tanh",
+        ),
+        (
+            "keras:LSTM(recurrent_activation='tanh')",
+            "its recurrent_activation is tanh, which is not known here; it may be hard_sigmoid, sigmoid",
+        ),
+        ("flax:LSTMCell(gate_fn='relu')", "its gate_fn is relu, which is not known here; it may be hard_sigmoid, sigmoid"),
+        ("flax:LSTMCell(gate_fn='none')", "its gate_fn is 'none'; the name of a function of jax.nn is due, as in 'hard_sigmoid'"),
+        ("keras:LSTMCell(masked=True)", "it takes no mask, as a cell knows no time; a layer does"),
+        (
+            "keras:LSTM(masked=True,unroll=True)",
+            "before the first step that is not masked its h is 0, which no variant here is; set unroll=False",
+        ),
+    ],
+)
+def test_what_is_set_of_a_framework_and_not_known_is_one_sentence(target, sentence):
+    with pytest.raises(TargetError) as refused:
+        load(target)
+    assert str(refused.value) == f"{target}: {sentence}"
+
+
+@pytest.mark.parametrize(
+    ("target", "known"),
+    [("haiku:LSTM(bias=False)", "nothing"), ("equinox:LSTMCell(dtype=3)", "use_bias"), ("flax:LSTMCell(x=1)", "activation_fn, gate_fn")],
+)
+def test_an_option_that_a_framework_does_not_have_is_one_sentence(target, known):
+    with pytest.raises(TargetError) as refused:
+        load(target)
+    option = target.partition("(")[2].partition("=")[0]
+    assert str(refused.value) == f"{target} sets {option}; what can be set is {known}"
+
+
+def test_keras_masks_on_torch_are_zeros_or_refused(on_torch):
+    with pytest.raises(TargetError, match=r"its h is 0, which no variant here is; set zero_output_for_mask=True$"):
+        on_torch("keras:LSTM(masked=True)")
+    verdict = on_torch("keras:LSTM(masked=True,zero_output_for_mask=True)", only="contract.*,forward.*,grad.*.autodiff")
+    assert (verdict.kind, verdict.forward, verdict.gradients) == ("variant", "pass", "pass")
+
+
+def test_a_class_that_cannot_be_built_is_one_sentence(tmp_path):
+    (tmp_path / "cells.py").write_text("class Cell:\n    def __init__(self, *sizes, **how):\n        raise KeyError('kernel')\n")
+    with pytest.raises(TargetError, match=r"cells\.py:Cell: building Cell\(3, 5\) raised KeyError: 'kernel'$"):
+        load(f"torch:{tmp_path}/cells.py:Cell")
+
+
 NNX_SUBCLASS = """
 import jax
 import jax.numpy as jnp

@@ -1,6 +1,8 @@
 """The laws between the rooms: who imports whom, who formats, what importing changes; and the packages that ship."""
 
 import ast
+import importlib
+import inspect
 import os
 import subprocess
 import sys
@@ -9,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import lstm_ref
+from lstm_ref.candidates.load import FRAMEWORKS
 
 PACKAGE = Path(lstm_ref.__file__).parent
 ROOT = PACKAGE.parent
@@ -67,6 +70,51 @@ def test_only_candidates_know_a_framework_or_an_order_of_gates():
         assert not heavy, path
         text = path.read_text(encoding="utf-8")
         assert not any(f'"{order}"' in text for order in ("ifgo", "ifco", "fico", "ifog", "igfo")), path
+
+
+ADAPTER_LINES = 60
+SKELETON = {
+    "engine": [],
+    "find": ["name"],
+    "variant": ["thing", "options", "declared"],
+    "layout": ["thing", "options", "variant", "declared"],
+    "supports": ["thing", "options", "variant"],
+    "function": ["thing", "options"],
+}
+
+
+@pytest.mark.parametrize("kind", FRAMEWORKS)
+def test_adapters_share_one_skeleton(kind, monkeypatch):
+    """Each has what `load` asks of it, written in the file itself, with as many arguments, and nothing else that is public."""
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
+    adapter = importlib.import_module(f"lstm_ref.candidates.{FRAMEWORKS[kind]}")
+    for name, arguments in SKELETON.items():
+        function = getattr(adapter, name)
+        found = list(inspect.signature(function).parameters)
+        assert len(found) == len(arguments), (name, found)
+        assert found[1:] == arguments[1:], (name, found)
+    for name in ("CLASSES", "OPTIONS"):
+        assert isinstance(getattr(adapter, name), tuple), name
+        assert all(isinstance(k, str) for k in getattr(adapter, name)), name
+    public = {k for k, v in vars(adapter).items() if inspect.isfunction(v) and v.__module__ == adapter.__name__}
+    assert public == set(SKELETON)
+    assert callable(adapter.engine().Layer.forward)
+
+
+def test_adapters_and_all_that_is_of_one_framework_are_short():
+    candidates = {p.stem: p for p in files("candidates")}
+    assert set(FRAMEWORKS.values()) <= set(candidates)
+    of_one = {stem for stem in candidates if stem.partition("_")[0] in FRAMEWORKS}
+    assert of_one >= set(FRAMEWORKS.values())
+    lines = {stem: len(candidates[stem].read_text(encoding="utf-8").splitlines()) for stem in of_one}
+    assert {stem: n for stem, n in lines.items() if n > ADAPTER_LINES} == {}
+
+
+def test_what_knows_a_framework_says_so_in_its_name():
+    """JAX is that of all its libraries."""
+    for path in files("candidates"):
+        known, name = {m.partition(".")[0] for m in imports(path)} & set(FRAMEWORKS), path.stem.partition("_")[0]
+        assert known <= ({name, "jax"} if name in FRAMEWORKS else set()), path
 
 
 def test_the_package_imports_nothing_from_checks():

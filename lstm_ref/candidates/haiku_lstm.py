@@ -5,23 +5,36 @@ One linear layer on [x, h], gates i, g, f, o, and a 1 that the core itself adds 
 
 from __future__ import annotations
 
-from .jax_function import engine, over_time
+from ..reference.variant import Variant
+from . import jax_engine
+from .jax_cell import over_time
 from .layout import Layout
 
-__all__ = ["CLASSES", "engine", "find", "function", "layout"]
 CLASSES = ("LSTM",)
+OPTIONS: tuple[str, ...] = ()
 LAYOUT = Layout(order="igfo", packed=True, joint="xh", transposed=True, forget_bias=1.0, names={"W": "linear.w", "b": "linear.b"})
 
 
 def find(name: str):
-    """The library's class of this name."""
     import haiku
 
     return getattr(haiku, name)
 
 
-def layout(cls) -> Layout:
-    return LAYOUT
+def engine():
+    return jax_engine
+
+
+def variant(cls, options: dict, declared: Variant) -> Variant:
+    return declared
+
+
+def layout(cls, options: dict, variant: Variant, declared: Layout | None) -> Layout:
+    return declared or LAYOUT
+
+
+def supports(cls, options: dict, variant: Variant) -> dict:
+    return jax_engine.SIZES
 
 
 def function(cls, options: dict):

@@ -15,8 +15,6 @@ import json
 import os
 import re
 import selectors
-import signal
-import subprocess
 import sys
 import time
 import weakref
@@ -29,7 +27,7 @@ from ..reference.variant import parse as parse_variant
 from .contract import REDUCTIONS, Candidate, Finding, Returned, Supports, TimeLimit, Told, parse_supports, time_limit
 from .layout import Layout
 from .load import LOAD_SECONDS, TargetError, load
-from .pipe import CHUNK, KEPT_STDERR, _Process
+from .pipe import CHUNK, _Process, _signal
 from .worker import FRAME, LARGEST_REPLY, LONGEST_HEADER, METHODS, MOST_ARRAYS, address, pack, unpack
 
 MEMORY_GIB = 8.0  # on top of what the loaded framework takes; another number in the environment as LSTM_REF_MEMORY_GIB
@@ -324,7 +322,7 @@ class _Running(_Process):
 
     def __init__(self, argv: list[str]):
         super().__init__(argv)
-        self.until, self.printed = 0.0, 0
+        self.printed = 0
 
     def converse(self, request: dict, data: bytes, seconds: float) -> tuple[dict, memoryview]:
         """Send a request; the reply's header and numbers. Raises Told where the process ends, TimeLimit where it takes longer."""
@@ -347,32 +345,9 @@ class _Running(_Process):
         reply["printed"] = [loud] if self.printed > FLOOD else []
         return reply, memoryview(numbers)
 
-    def _pump(self) -> None:
-        left = self.until - time.monotonic()
-        if left <= 0:
-            raise TimeLimit
-        for key, _ in self.selector.select(left):
-            if key.fileobj is self.popen.stdin:
-                try:
-                    self.unsent = self.unsent[os.write(key.fd, self.unsent[:CHUNK]) :]
-                    closed = not self.unsent
-                except BrokenPipeError:
-                    closed = True
-            else:
-                chunk = os.read(key.fd, CHUNK)
-                closed = not chunk
-                if key.fileobj is self.popen.stderr:
-                    self._heard(chunk)
-                elif closed:
-                    raise self._ended()
-                else:
-                    self.received += chunk
-            if closed:
-                self.selector.unregister(key.fileobj)
-
     def _heard(self, chunk: bytes) -> None:
         self.printed += len(chunk)
-        self.stderr = (self.stderr + chunk)[-KEPT_STDERR:]
+        super()._heard(chunk)
 
     def _drain(self) -> None:
         """What was printed in the meantime and still lies in the pipe."""
@@ -383,16 +358,15 @@ class _Running(_Process):
                     raise TimeLimit
 
     def _ended(self) -> Told:
-        try:
-            code = self.popen.wait(1.0)
-        except subprocess.TimeoutExpired:
+        code = self._exit_code()
+        if code is None:
             return Told("closed the channel between its process and the harness")
         self._drain()
         self.stderr, _, dump = self.stderr.partition(FATAL)
         if code >= 0:
             what = f"ended its process with exit code {code}"
         else:
-            name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
+            name = _signal(code)
             what = f"crashed its process ({name}{', as the system does when memory runs out' if name == 'SIGKILL' else ''})"
         return Told(_words(str(self.wrong(what)).removeprefix("the program ")), _where(dump.decode(errors="replace")))
 

@@ -1,93 +1,37 @@
-"""jax: a function from a dict of arrays to a dict of outputs, differentiated by JAX, as a candidate.
-
-The adapters of JAX's libraries give such a function and a layout; users give theirs as `jax:module:function`. Both are
-compiled for every shape that they meet, so that only a few sizes are asked for, unless the function's `supports` says more.
-"""
+"""jax: a user's function from a dict of arrays to a dict of outputs, differentiated by JAX, as `jax:module:function`."""
 
 from __future__ import annotations
 
-import functools
-import sys
 from collections.abc import Callable
 
-import numpy as np
+from ..reference.variant import Variant
+from . import jax_engine
+from .layout import PRESETS, Layout
 
-from .layout import Layout
-
-SIZES = {"T": [1, 4, 7], "B": [1, 3], "D": [1, 4, 9], "H": [1, 4, 9, 17], "call_seconds": 60}
 CLASSES: tuple[str, ...] = ()  # JAX has no LSTM of its own to name
+OPTIONS: tuple[str, ...] = ()
 
 
-def layout(cls) -> Layout:
-    return Layout()
+def find(name: str):
+    raise ValueError(f"JAX has no {name} of its own; name a function of yours")
 
 
 def engine():
-    """What differentiates: this very module, as it does for all of JAX's libraries."""
-    return sys.modules[__name__]
+    return jax_engine
+
+
+def variant(given, options: dict, declared: Variant) -> Variant:
+    return declared
+
+
+def layout(given, options: dict, variant: Variant, declared: Layout | None) -> Layout:
+    return declared or PRESETS["textbook"]
+
+
+def supports(given, options: dict, variant: Variant) -> dict:
+    return jax_engine.SIZES
 
 
 def function(given: Callable[[dict], dict], options: dict) -> Callable[[dict], dict]:
     """The user's function as it is."""
     return given
-
-
-class Layer:
-    """A function of JAX arrays through the plug-in contract: `function(inputs) -> outputs`, both dicts."""
-
-    def __init__(self, function: Callable[[dict], dict]):
-        self.forward_compiled, self.vjp_compiled = _compiled(function)
-
-    def pullback(self, inputs):
-        outputs = self.forward(inputs)
-        missing = {k: np.zeros_like(v) for k, v in outputs.items()}
-
-        def pull(cotangents):
-            return _on_host(self.vjp_compiled, inputs, missing | cotangents)
-
-        return outputs, pull
-
-    def forward(self, inputs):
-        return _on_host(self.forward_compiled, inputs)
-
-
-@functools.cache
-def _compiled(function: Callable[[dict], dict]):
-    """The function and its backward pass, each compiled once for every shape, however many instances there are."""
-    import jax
-
-    def pulled(inputs, s):
-        whole = {k: v for k, v in inputs.items() if v.dtype.kind == "i"}  # lengths have no gradient
-        return jax.vjp(lambda q: function({**whole, **q}), {k: v for k, v in inputs.items() if k not in whole})[1](s)[0]
-
-    return jax.jit(function), jax.jit(pulled)
-
-
-def _on_host(compiled, *trees: dict) -> dict:
-    """Call compiled code in the precision of its arguments, with NumPy in and out; JAX's settings stay as they are."""
-    import jax
-
-    dtype = next(v.dtype for v in trees[0].values() if v.dtype.kind != "i")
-    if dtype.kind == "c":
-        raise TypeError("a complex step would compile every shape once more, so JAX functions are differenced by real ones")
-    with jax.enable_x64(dtype == np.float64):
-        return {k: np.asarray(v) for k, v in compiled(*trees).items()}
-
-
-def eagerly():
-    """A context in which arrays are made once, outside of what is traced."""
-    import jax
-
-    return jax.ensure_compile_time_eval()
-
-
-def over_time(cell: Callable, x, h, c) -> dict:
-    """The outputs of a cell, `cell(x_t, h, c) -> (h, c)`, scanned over x (T, B, D)."""
-    import jax
-
-    def step(state, x_t):
-        state = cell(x_t, *state)
-        return state, state[0]
-
-    (_, c_T), h = jax.lax.scan(step, (h, c), x)
-    return {"h": h, "c_T": c_T}

@@ -1,60 +1,52 @@
 """keras: keras.layers.LSTM and LSTMCell, or a user's subclass, on the backend that KERAS_BACKEND names: JAX (default) or torch.
 
-Gates i, f, c, o in packed, transposed arrays, one bias, batch first. Keras reads its backend when it is first imported.
+Gates i, f, c, o in packed, transposed arrays, one bias, batch first.
 """
 
 from __future__ import annotations
 
-import os
-import sys
+import dataclasses
 
-from . import jax_function, torch_function
+from ..reference.variant import Variant
+from .keras_backend import backend
+from .keras_build import build, called, made
+from .keras_variant import variant_of
 from .layout import PRESETS, Layout
 
 CLASSES = ("LSTM", "LSTMCell")
-ENGINES = {"jax": jax_function, "torch": torch_function}
+OPTIONS = ("activation", "recurrent_activation", "use_bias", "go_backwards", "masked", "zero_output_for_mask", "unroll", "use_cudnn")
 
 
 def find(name: str):
-    """The library's class of this name."""
     import keras
 
     return getattr(keras.layers, name)
 
 
-def layout(cls) -> Layout:
-    return PRESETS["keras"]
-
-
 def engine():
-    """What differentiates: the backend that Keras runs on, or will. Raises ValueError on another than JAX and torch."""
-    backend = sys.modules["keras"].backend.backend() if "keras" in sys.modules else os.environ.setdefault("KERAS_BACKEND", "jax")
-    if backend not in ENGINES:
-        raise ValueError(f"Keras runs on {backend} here, and is judged on JAX and torch only; set KERAS_BACKEND=jax or KERAS_BACKEND=torch")
-    return ENGINES[backend]
+    return backend().engine
+
+
+def variant(cls, options: dict, declared: Variant) -> Variant:
+    own = any(cls is find(name) for name in CLASSES)
+    return variant_of(made(cls, options, 1), declared, bool(options.get("masked")), own)
+
+
+def layout(cls, options: dict, variant: Variant, declared: Layout | None) -> Layout:
+    biases = 1 if getattr(made(cls, options, 1), "use_bias", True) else 0
+    return declared or dataclasses.replace(PRESETS["keras"], biases=biases)
+
+
+def supports(cls, options: dict, variant: Variant) -> dict:
+    return backend().supports
 
 
 def function(cls, options: dict):
-    """The LSTM of a layer or a cell that is built as `cls(H)`, or taken from what `once` has kept."""
-    import keras
-
-    cell = not issubclass(cls, keras.layers.RNN)
-    plain = {} if cell else {"return_sequences": True, "return_state": True}
-
-    def build(x, H: int):
-        how = plain | ({"recurrent_initializer": "zeros"} if x.dtype.itemsize == 2 else {})  # the default has no half precision
-        with engine().eagerly():
-            layer = cls(H, dtype=keras.backend.standardize_dtype(x.dtype), **how, **options)
-            layer.build((x.shape[0], x.shape[2]) if cell else tuple(x.shape))
-        return layer
+    """The LSTM of a layer or a cell, built once for every shape where `once` keeps it."""
 
     def lstm(inputs, once=lambda key, make: make()):
-        x, h0, c0 = (inputs[k] for k in ("x", "h0", "c0"))
-        layer = once((*x.shape, h0.shape[-1], x.dtype), lambda: build(x, h0.shape[-1]))
-        own = [inputs[v.name] for v in layer.trainable_variables], [v.value for v in layer.non_trainable_variables]
-        if not cell:
-            return dict(zip(("h", "h_T", "c_T"), layer.stateless_call(*own, x, initial_state=[h0, c0])[0], strict=True))
-        out = engine().over_time(lambda x, *state: tuple(layer.stateless_call(*own, x, state)[0][1]), x.swapaxes(0, 1), h0, c0)
-        return {**out, "h": out["h"].swapaxes(0, 1)}
+        x, H = inputs["x"], inputs["h0"].shape[-1]
+        layer = once((*x.shape, H, x.dtype), lambda: build(cls, options, x, H))
+        return called(layer, inputs)
 
     return lstm

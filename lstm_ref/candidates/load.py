@@ -27,9 +27,26 @@ from .contract import REDUCTIONS, Candidate, ContractError, TimeLimit, accepts_t
 from .layout import LayoutError, resolve
 from .student import is_student
 
-FRAMEWORKS = {"jax": "jax_function", "equinox": "equinox_cell", "flax": "flax_cell", "haiku": "haiku_lstm", "keras": "keras_lstm"}
-KINDS = ("ref", "torch", "cmd", "lib", "onnx", *FRAMEWORKS)  # what is no module when it stands before the colon
-TORCH_OPTIONS = ("batch_first", "bias", "num_layers", "bidirectional", "proj_size")
+# Each has an adapter, the file that knows its conventions. All adapters share one skeleton; in the order in which it is called:
+#   CLASSES                                     the names of the LSTMs of the framework itself, the first where none is named
+#   OPTIONS                                     what may be set of those, as in torch:LSTM(num_layers=2)
+#   engine()                                    the module whose `Layer(function)` runs and differentiates, through the contract
+#   find(name)                                  the LSTM of that name: a class, or what else `thing` below is
+#   variant(thing, options, declared)           the Variant that it is, where one may be `declared` by a user's class
+#   layout(thing, options, variant, declared)   how its arrays lie; `declared` is None where it does not say so itself
+#   supports(thing, options, variant)           what is asked of it, where it does not say so itself
+#   function(thing, options)                    the LSTM as a function from a dict of arrays to a dict of outputs
+# Anything in it raises ValueError for what cannot be judged, with a sentence that goes on after the target.
+FRAMEWORKS = {
+    "torch": "torch_module",
+    "jax": "jax_function",
+    "equinox": "equinox_cell",
+    "flax": "flax_cell",
+    "haiku": "haiku_lstm",
+    "keras": "keras_lstm",
+    "onnx": "onnx_node",
+}
+KINDS = ("ref", "cmd", "lib", *FRAMEWORKS)  # what is no module when it stands before the colon
 PACKAGES = {"haiku": "dm-haiku", "torch": "PyTorch"}  # where the package is not named as its module is
 LOAD_SECONDS = 60.0  # importing a framework takes its time
 FORMS = (
@@ -49,14 +66,10 @@ def load(target: str) -> list[Candidate]:
         from .reference import ReferenceLayer, ReferenceModel
 
         return [*plug(ReferenceLayer, target), *plug(ReferenceModel, target)]
-    if kind == "torch" and colon:
-        return [_torch(target, rest)]
     if kind == "cmd" and rest.strip():
         return _command(target, rest)
     if kind == "lib" and rest:
         return _library(target, rest)
-    if kind == "onnx" and colon:
-        return [_onnx(target, rest)]
     if kind in FRAMEWORKS and colon:
         return [_framework(kind, rest, target)]
     if not colon or not rest:
@@ -160,44 +173,6 @@ def _from_file(path: pathlib.Path):
     return module
 
 
-def _torch(target: str, rest: str) -> Candidate:
-    torch = _installed("torch", target)
-    from .torch_lstm import PROBE, TorchError, TorchLayer, layout_of, variant_of
-
-    name, options = _options(rest, target)
-    if name in ("", "LSTM", "LSTMCell"):
-        cls = getattr(torch.nn, name or "LSTM")
-    else:
-        module, colon, path = name.rpartition(":")
-        if not colon:
-            raise TargetError(f"the target {target!r} names no class; it must be torch:module:Class or torch:file.py:Class")
-        cls = _attribute(module, path, target)
-    packed = bool(options.pop("packed", False))
-    if cls in (torch.nn.LSTM, torch.nn.LSTMCell) and (unknown := set(options) - set(TORCH_OPTIONS)):
-        known = ", ".join((*TORCH_OPTIONS, "packed"))
-        raise TargetError(f"{target} sets {', '.join(sorted(unknown))}; what can be set is {known}")
-
-    def build(D, H):
-        with torch.random.fork_rng(devices=[]):
-            return cls(D, H, **options)
-
-    try:
-        with time_limit(LOAD_SECONDS):
-            projection = options.get("proj_size", 0)
-            sizes = (PROBE[0], PROBE[1] + (projection if isinstance(projection, int) else 0))
-            module = build(*sizes)
-            variant = variant_of(module, getattr(cls, "variant", None), packed)
-            layout = layout_of(module, sizes, variant, getattr(cls, "layout", None), bool(options.get("batch_first")))
-            limits = {"H": f"at least {variant.projection + 1}"} if variant.projection else None  # torch's own limit
-            supports = parse_supports(getattr(cls, "supports", limits))
-    except (TorchError, LayoutError, ContractError, VariantError) as error:
-        raise TargetError(f"{target}: {error}") from None
-    except Exception as error:
-        raise TargetError(f"{target}: building {cls.__name__}{sizes} raised {type(error).__name__}: {error}") from error
-    make = functools.partial(TorchLayer, build, packed)
-    return Candidate(target, "pullback", make, True, layout, supports, variant=variant)
-
-
 def _library(target: str, path: str) -> list[Candidate]:
     """A shared library, in a process of its own: a wrong kernel may take its process down."""
     from .pipe import program
@@ -221,58 +196,58 @@ def _command(target: str, rest: str) -> list[Candidate]:
     return program(argv, target)
 
 
-def _onnx(target: str, rest: str) -> Candidate:
-    """A model with one LSTM node, or a plain node of any size, forward only."""
-    from . import onnx_model
-
-    _installed("onnx", target)
-    first, colon, path = rest.partition(":")
-    named = bool(colon) and first == "reference"
-    start = onnx_model.reference if named else onnx_model.onnxruntime
-    if not named:
-        _installed("onnxruntime", target, "onnx")
-    path = path if named else rest
-    if path and not pathlib.Path(path).is_file():
-        raise TargetError(f"there is no file {path}; the target must be onnx:, onnx:PATH, onnx:reference: or onnx:reference:PATH")
-    try:
-        node = onnx_model.read(path) if path else onnx_model.plain(1, "float32")
-    except onnx_model.OnnxError as error:
-        raise TargetError(f"{target}: {error}") from None
-    declared = dict(node.supports)
-    if not path and not named:
-        declared["dtypes"] = ["float32"]
-    if not named and declared["dtypes"] == ["float64"]:
-        raise TargetError(f"{target}: it is of float64, in which onnxruntime has no LSTM; judge it with onnx:reference:{path}")
-    make = functools.partial(onnx_model.Layer, (lambda H, dtype: node) if path else onnx_model.plain, start)
-    return Candidate(target, "forward", make, True, node.layout, parse_supports(declared), variant=node.variant)
-
-
 def _framework(kind: str, rest: str, target: str) -> Candidate:
-    """A class or function of a framework through its adapter: all adapters share one skeleton."""
+    """The LSTM of a framework, through its adapter."""
     adapter = importlib.import_module(f".{FRAMEWORKS[kind]}", __package__)
-    name, options = _options(rest, target)
-    module, colon, path = name.rpartition(":")
     try:
         adapter.engine()  # says what is wrong before a framework is imported on a backend that cannot be judged
-        if not colon or importlib.util.find_spec(kind) is None:
-            _installed(kind, target)
-        if colon:
-            found = _attribute(module, path, target)
-        elif name in ("", *adapter.CLASSES) and adapter.CLASSES:
-            found = adapter.find(name or adapter.CLASSES[0])
-        else:
-            known = "".join(f", {kind}:{k}" for k in adapter.CLASSES)
-            raise TargetError(f"the target {target!r} names no LSTM; it must be {kind}:module:attribute or {kind}:file.py:attribute{known}")
-        engine = adapter.engine()
-        layout = resolve(found.layout) if getattr(found, "layout", None) is not None else adapter.layout(found)
-        supports = parse_supports(getattr(found, "supports", engine.SIZES))
-        variant = parse_variant(getattr(found, "variant", None))
-        make = functools.partial(engine.Layer, adapter.function(found, options))
+        found, options = (_of_a_model if kind == "onnx" else _of_a_class)(adapter, kind, rest, target)
+        said = {k: getattr(found, k, None) for k in ("variant", "layout")}
+        with time_limit(LOAD_SECONDS):
+            variant = adapter.variant(found, options, parse_variant(said["variant"]))
+            layout = adapter.layout(found, options, variant, None if said["layout"] is None else resolve(said["layout"]))
+            supports = found.supports if hasattr(found, "supports") else adapter.supports(found, options, variant)
+            layer = adapter.engine().Layer
+            make = functools.partial(layer, adapter.function(found, options))
+        way = "pullback" if hasattr(layer, "pullback") else "forward"
+        return Candidate(target, way, make, True, layout, parse_supports(supports), variant=variant)
     except TargetError:
         raise
     except ValueError as error:
         raise TargetError(f"{target}: {error}") from None
-    return Candidate(target, "pullback", make, True, layout, supports, variant=variant)
+    except TimeLimit:
+        raise TargetError(f"{target} was not built within {LOAD_SECONDS:g} s") from None
+    except Exception as error:
+        raise TargetError(f"{target}: building it raised {type(error).__name__}: {error}") from error
+
+
+def _of_a_class(adapter, kind: str, rest: str, target: str) -> tuple:
+    """A class or function, the framework's own or a user's, and its options."""
+    name, options = _options(rest, target)
+    module, colon, path = name.rpartition(":")
+    if not colon or importlib.util.find_spec(kind) is None:
+        _installed(kind, target)
+    if not colon and not (adapter.CLASSES and name in ("", *adapter.CLASSES)):
+        known = "".join(f", {kind}:{k}" for k in adapter.CLASSES)
+        raise TargetError(f"the target {target!r} names no LSTM; it must be {kind}:module:attribute or {kind}:file.py:attribute{known}")
+    found = _attribute(module, path, target) if colon else adapter.find(name or adapter.CLASSES[0])
+    unknown = set(options) - set(adapter.OPTIONS)
+    if unknown and any(found is adapter.find(k) for k in adapter.CLASSES):
+        known = ", ".join(adapter.OPTIONS) or "nothing"
+        raise TargetError(f"{target} sets {', '.join(sorted(unknown))}; what can be set is {known}")
+    return found, options
+
+
+def _of_a_model(adapter, kind: str, rest: str, target: str) -> tuple:
+    """The LSTM in a file, or a plain one where none is named, and what runs it."""
+    _installed(kind, target)
+    evaluator, colon, path = rest.partition(":")
+    if not colon or evaluator != "reference":
+        _installed("onnxruntime", target, kind)
+        evaluator, path = "onnxruntime", rest
+    if path and not pathlib.Path(path).is_file():
+        raise TargetError(f"there is no file {path}; the target must be onnx:, onnx:PATH, onnx:reference: or onnx:reference:PATH")
+    return adapter.find(path), {"evaluator": evaluator}
 
 
 def _installed(kind: str, target: str, extra: str = ""):

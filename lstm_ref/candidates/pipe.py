@@ -14,6 +14,7 @@ import os
 import selectors
 import signal
 import subprocess
+import time
 import weakref
 from subprocess import PIPE
 
@@ -128,6 +129,7 @@ class _Process:
         self.popen = subprocess.Popen(argv, 0, None, PIPE, PIPE, PIPE, start_new_session=True)
         self.end = weakref.finalize(self, _end, self.popen)  # at exit, too
         self.unsent, self.received, self.stderr = memoryview(b""), bytearray(), b""
+        self.until: float | None = None  # by time.monotonic
         self.selector = selectors.PollSelector()
         for stream in (self.popen.stdin, self.popen.stdout, self.popen.stderr):
             os.set_blocking(stream.fileno(), False)
@@ -188,11 +190,14 @@ class _Process:
         return taken
 
     def _pump(self) -> None:
-        """Wait until something can be sent or read, and do that."""
-        for key, _ in self.selector.select():
+        """Wait until something can be sent or read, and do that. Raises TimeLimit where `until` comes first."""
+        left = None if self.until is None else self.until - time.monotonic()
+        if left is not None and left <= 0:
+            raise TimeLimit
+        for key, _ in self.selector.select(left):
             if key.fileobj is self.popen.stdin:
                 try:
-                    self.unsent = self.unsent[os.write(key.fd, self.unsent) :]
+                    self.unsent = self.unsent[os.write(key.fd, self.unsent[:CHUNK]) :]
                     closed = not self.unsent
                 except BrokenPipeError:
                     closed = True
@@ -200,29 +205,39 @@ class _Process:
                 chunk = os.read(key.fd, CHUNK)
                 closed = not chunk
                 if key.fileobj is self.popen.stderr:
-                    self.stderr = (self.stderr + chunk)[-KEPT_STDERR:]
+                    self._heard(chunk)
                 elif closed:
-                    raise self.wrong(self._death())
+                    raise self._ended()
                 else:
                     self.received += chunk
             if closed:
                 self.selector.unregister(key.fileobj)
 
-    def _death(self) -> str:
-        try:
-            code = self.popen.wait(1.0)
-        except subprocess.TimeoutExpired:
-            return "closed its stdout in the middle of a call"
+    def _heard(self, chunk: bytes) -> None:
+        """Something was written to stderr."""
+        self.stderr = (self.stderr + chunk)[-KEPT_STDERR:]
+
+    def _ended(self) -> Exception:
+        """What to raise where the process ends in the middle of a call."""
+        code = self._exit_code()
+        if code is None:
+            return self.wrong("closed its stdout in the middle of a call")
         if code >= 0:
-            return f"ended with exit code {code} in the middle of a call"
-        name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
-        return f"was killed by {name} in the middle of a call"
+            return self.wrong(f"ended with exit code {code} in the middle of a call")
+        return self.wrong(f"was killed by {_signal(code)} in the middle of a call")
+
+    def _exit_code(self) -> int | None:
+        """How the process ended, below 0 by a signal; None if it runs on with its stdout closed."""
+        try:
+            return self.popen.wait(1.0)
+        except subprocess.TimeoutExpired:
+            return None
 
     def wrong(self, what: str) -> RuntimeError:
         """A sentence about the program, with the end of what it wrote to stderr as far as there is room."""
         with contextlib.suppress(BlockingIOError):
             for _ in range(KEPT_STDERR // 2**10):
-                self.stderr = (self.stderr + os.read(self.popen.stderr.fileno(), CHUNK))[-KEPT_STDERR:]
+                self._heard(os.read(self.popen.stderr.fileno(), CHUNK))
         lines = [line for line in self.stderr.decode(errors="replace").splitlines() if line.strip()]
         lines = [line for line in lines if not line[0].isspace()] or lines  # without the frames of a stack
         words = " | ".join(lines[-5:])[-max(60, LONGEST_SENTENCE - len(what) - 40) :]
@@ -237,6 +252,11 @@ def _end(popen: subprocess.Popen) -> None:
         popen.wait(5.0)
     for stream in (popen.stdin, popen.stdout, popen.stderr):
         stream.close()
+
+
+def _signal(code: int) -> str:
+    """The signal that an exit code below 0 stands for."""
+    return signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
 
 
 def _quoted(data: bytearray) -> str:

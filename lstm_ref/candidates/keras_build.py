@@ -1,0 +1,45 @@
+"""keras: how a layer or a cell is built, and how it is called with arrays of ours."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .keras_backend import backend
+
+
+def is_cell(cls) -> bool:
+    import keras
+
+    return not issubclass(cls, keras.layers.RNN)
+
+
+def made(cls, options: dict, H: int, dtype: str = "float32"):
+    """A layer or a cell, `cls(H)`, without arrays as yet. The option `masked` is about the call and not the layer's."""
+    how: dict[str, Any] = {} if is_cell(cls) else {"return_sequences": True, "return_state": True}
+    how |= {"recurrent_initializer": "zeros"} if dtype.endswith("float16") else {}  # the default has no half precision
+    return cls(H, dtype=dtype, **how, **{k: v for k, v in options.items() if k != "masked"})
+
+
+def build(cls, options: dict, x, H: int):
+    """A layer or a cell with arrays, for x (B, T, D)."""
+    import keras
+
+    with backend().building():
+        layer = made(cls, options, H, keras.backend.standardize_dtype(x.dtype))
+        layer.build((x.shape[0], x.shape[2]) if is_cell(cls) else tuple(x.shape))
+    return layer
+
+
+def called(layer, inputs: dict) -> dict:
+    """The outputs of a layer, or of a cell step by step; arrays are found by the names of its variables, which stay as they are.
+    What goes backwards returns h in the order in which it is computed, which is turned round."""
+    import keras
+
+    x, h0, c0 = (inputs[k] for k in ("x", "h0", "c0"))
+    own = [inputs[v.name] for v in layer.trainable_variables], [v.value for v in layer.non_trainable_variables]
+    if not is_cell(type(layer)):
+        mask = {"mask": inputs["mask"] != 0} if "mask" in inputs else {}
+        h, h_T, c_T = layer.stateless_call(*own, x, initial_state=[h0, c0], **mask)[0]
+        return {"h": keras.ops.flip(h, 1) if layer.go_backwards else h, "h_T": h_T, "c_T": c_T}
+    out = backend().over_time(lambda x, *state: tuple(layer.stateless_call(*own, x, state)[0][1]), x.swapaxes(0, 1), h0, c0)
+    return {**out, "h": out["h"].swapaxes(0, 1)}

@@ -1,0 +1,58 @@
+"""Matching: which arrays of a layout the parameters of a module are, by their names, else by their shapes.
+
+What is known of a module is the shape of each of its parameters by name; no framework is needed for that.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from ..reference.symbols import Sizes
+from ..reference.variant import Variant
+from .layout import Layout, LayoutError, encode
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+def matched(layout: Layout, variant: Variant, sizes: tuple[int, int], shapes: Shapes, declared: bool) -> Layout:
+    """The layout with the names of a module's parameters, whose shapes are those at the sizes (D, H).
+
+    Their names are the layout's, perhaps each behind the same prefix, as in "rnn.weight_ih_l0". Where the layout is not
+    `declared`, a module without biases is seen to have none, and the parameters of a textbook LSTM may have any names.
+    Raises LayoutError.
+    """
+    if not declared and not any(len(shape) == 1 for shape in shapes.values()):
+        layout = dataclasses.replace(layout, biases=0)
+    every = variant.shapes(Sizes(1, 1, *sizes))
+    given = encode(layout, {k: np.zeros(every[k]) for k in variant.inputs}, np.dtype(float))
+    wanted = [k for k in given if k not in map(layout.name, ("x", "h0", "c0"))]
+    if set(wanted) == set(shapes):
+        return layout
+    prefixes = {k[: -len(w)] for w in wanted for k in shapes if k.endswith(f".{w}")}
+    if len(prefixes) == 1 and (prefix := prefixes.pop()) and {prefix + w for w in wanted} == set(shapes):
+        keys = (*(key for key, _ in layout.parts), "p", "gain", "W_r")
+        return dataclasses.replace(layout, names={**layout.names, **{k: prefix + layout.template(k) for k in keys}})
+    if not declared and variant.textbook:
+        return _by_shape(layout, sizes, shapes)
+    raise LayoutError(f"the module's parameters are {_listed(shapes)}; the layout that it declares names {', '.join(wanted)}")
+
+
+def _by_shape(layout: Layout, sizes: tuple[int, int], shapes: Shapes) -> Layout:
+    D, H = sizes
+    roles: dict[str, set[tuple[int, ...]]] = {"W_x": {(4 * H, D), (D, 4 * H)}, "W_h": {(4 * H, H), (H, 4 * H)}, "b": {(4 * H,)}}
+    found = {role: [k for k, s in shapes.items() if s in due] for role, due in roles.items()}
+    if len(found["W_x"]) == len(found["W_h"]) == 1 and len(found["b"]) <= 2 and sum(map(len, found.values())) == len(shapes):
+        names = {"W_x": found["W_x"][0], "W_h": found["W_h"][0]}
+        names |= dict(zip(("b",) if len(found["b"]) == 1 else ("b_x", "b_h"), found["b"], strict=False))
+        transposed = shapes[names["W_h"]] == (H, 4 * H)
+        return dataclasses.replace(layout, transposed=transposed, biases=len(found["b"]), names=names)
+    raise LayoutError(
+        f"the module's parameters are {_listed(shapes)} for D = {D}, H = {H}; give the class a `layout` that names them, "
+        "as in layout = dict(order='ifgo', packed=True, joint='split', biases=1, names={'W_x': …, 'W_h': …, 'b': …})"
+    )
+
+
+def _listed(shapes: Shapes) -> str:
+    return ", ".join(f"{k} {s}" for k, s in shapes.items()) or "none"

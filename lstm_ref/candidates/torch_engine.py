@@ -1,0 +1,51 @@
+"""torch as an engine: a function of tensors is run and differentiated, with NumPy in and out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ..reference.variant import DATA
+from .torch_tensors import array, tensor
+
+
+class Layer:
+    """A function of tensors through the plug-in contract: `function(inputs) -> outputs`, both dicts.
+
+    The function may put another tensor in the place of one of its inputs, as a module does whose own parameter holds that
+    array: gradients are those of what stands there then. Where no backward pass is under way it is given `once`, too, which
+    keeps what is made under a key for later calls; else it makes everything anew, so that calls cannot meet.
+    """
+
+    def __init__(self, function: Callable[..., dict]):
+        self.function = function
+        self.kept: dict = {}
+
+    def forward(self, inputs):
+        import torch
+
+        with torch.no_grad():
+            outputs = self.function({k: tensor(v) for k, v in inputs.items()}, self._once)
+        return {k: array(v) for k, v in outputs.items()}
+
+    def _once(self, key, make: Callable[[], Any]):
+        if key not in self.kept:
+            self.kept[key] = make()
+        return self.kept[key]
+
+    def pullback(self, inputs):
+        import torch
+
+        given = {k: tensor(v) for k, v in inputs.items()}
+        learnt = [k for k, v in given.items() if v.is_floating_point() and k not in DATA]
+        for k in learnt:
+            given[k].requires_grad_()
+        outputs = self.function(given)
+        wanted = [given[k] for k in learnt]
+
+        def pull(cotangents):
+            flows = [tensor(cotangents[k]).to(outputs[k].dtype) for k in outputs]
+            found = torch.autograd.grad(list(outputs.values()), wanted, flows, retain_graph=True, allow_unused=True)
+            return {k: array(g) for k, g in zip(learnt, found, strict=True) if g is not None}
+
+        return {k: array(v.detach()) for k, v in outputs.items()}, pull

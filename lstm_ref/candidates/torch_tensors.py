@@ -1,0 +1,27 @@
+"""torch: NumPy arrays as tensors, and tensors as NumPy arrays; bfloat16, which NumPy does not have, is ml_dtypes' there."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def tensor(q: np.ndarray):
+    """An array as a tensor with memory of its own. Raises TypeError for complex numbers."""
+    import torch
+
+    if q.dtype.kind == "c":
+        raise TypeError("torch's LSTM takes real numbers only")
+    if q.dtype.name == "bfloat16":
+        return torch.from_numpy(q.astype(np.float32)).to(torch.bfloat16)
+    return torch.from_numpy(np.array(q, order="C"))
+
+
+def array(q) -> np.ndarray:
+    """A tensor that needs no gradient as an array."""
+    import torch
+
+    if q.dtype == torch.bfloat16:
+        import ml_dtypes
+
+        return q.float().numpy().astype(ml_dtypes.bfloat16)
+    return q.numpy()
