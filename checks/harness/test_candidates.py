@@ -149,6 +149,7 @@ def test_supports_that_says_nothing_is_refused(declared, words):
         ("torch:LSTM(dropout=0.5)", "sets dropout; what can be set is batch_first, bias, num_layers, bidirectional, proj_size, packed"),
         ("torch:LSTM(__import__('os'))", "they must be literals"),
         ("torch:torch.nn:Linear", "the module's parameters are weight (5, 3), bias (5,)"),
+        ("torch:torch.nn:GRU", "the module's weight_ih_l0 is (15, 3) for D = 3, H = 5; (20, 3) is due, for an LSTM's four gates"),
         ("torch:torch.nn:NoSuch", "torch.nn has no 'NoSuch'"),
     ],
 )

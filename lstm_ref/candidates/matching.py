@@ -29,14 +29,23 @@ def matched(layout: Layout, variant: Variant, sizes: tuple[int, int], shapes: Sh
     given = encode(layout, {k: np.zeros(every[k]) for k in variant.inputs}, np.dtype(float))
     wanted = [k for k in given if k not in map(layout.name, ("x", "h0", "c0"))]
     if set(wanted) == set(shapes):
+        _agreed({k: given[k].shape for k in wanted}, shapes, sizes)
         return layout
     prefixes = {k[: -len(w)] for w in wanted for k in shapes if k.endswith(f".{w}")}
     if len(prefixes) == 1 and (prefix := prefixes.pop()) and {prefix + w for w in wanted} == set(shapes):
+        _agreed({prefix + k: given[k].shape for k in wanted}, shapes, sizes)
         keys = (*(key for key, _ in layout.parts), "p", "gain", "W_r")
         return dataclasses.replace(layout, names={**layout.names, **{k: prefix + layout.template(k) for k in keys}})
     if not declared and variant.textbook:
         return _by_shape(layout, sizes, shapes)
     raise LayoutError(f"the module's parameters are {_listed(shapes)}; the layout that it declares names {', '.join(wanted)}")
+
+
+def _agreed(due: Shapes, shapes: Shapes, sizes: tuple[int, int]) -> None:
+    """Parameters that have an LSTM's names have its shapes, too: a GRU's have not."""
+    if wrong := [k for k in due if due[k] != shapes[k]]:
+        k, (D, H) = wrong[0], sizes
+        raise LayoutError(f"the module's {k} is {shapes[k]} for D = {D}, H = {H}; {due[k]} is due, for an LSTM's four gates")
 
 
 def _by_shape(layout: Layout, sizes: tuple[int, int], shapes: Shapes) -> Layout:
