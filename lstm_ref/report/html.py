@@ -13,7 +13,8 @@ SIGNS = {"pass": "✓", "fail": "✗", "inconclusive": "?", "cannot tell": "?", 
 CLASSES = {"✓": "good", "✗": "bad", "?": "open"}
 ORDER = {"fail": 0, "timeout": 1, "not run": 2, "cannot tell": 3, "pass": 4, "not provided": 5, "deselected": 6}
 LEFT, RIGHT, ROW = 46, 388, 26  # of a strip plot
-LEAST = -4  # decades below 1 that are drawn; what is smaller stands at the edge
+LEAST, MOST = -4, 18  # powers of ten that are drawn; what lies beyond stands at the edge
+TRUTHS = ("autodiff", "differences")
 SHOWN_NUMBERS = 60  # of an array, before it is folded away
 
 
@@ -38,7 +39,10 @@ def page(document: dict) -> str:
     environment.globals |= {"sign": _sign, "tone": _tone}
     here, runs = resources.files(__package__), [_run(run) for run in document["runs"]]
     template, css = (here.joinpath(name).read_text(encoding="utf-8") for name in ("page.html.jinja", "page.css"))
-    return environment.from_string(template).render(doc=document, runs=runs, title=_title(document), style=markupsafe.Markup(css))
+    outcomes = [run["outcome"] for run in document["runs"]]
+    tally = {o: outcomes.count(o) for o in ("fail", "inconclusive", "pass") if o in outcomes}
+    told = {"doc": document, "runs": runs, "tally": tally, "title": _title(document), "style": markupsafe.Markup(css)}
+    return environment.from_string(template).render(told)
 
 
 def _title(document: dict) -> str:
@@ -96,8 +100,12 @@ def _run(run: dict) -> dict:
     counts: dict[str, int] = {}
     for r in results:
         counts[r["outcome"]] = counts.get(r["outcome"], 0) + 1
+    lead, more = _lead(run, counts)
     return {
         "data": run,
+        "lead": lead,
+        "more": more,
+        "sights": {d: {truth: _sight(p[truth]) for truth in TRUTHS} for d, p in run["power"].items()},
         "shown": shown,
         "quiet": {o: rs for o, rs in quiet.items() if rs},
         "counts": counts,
@@ -109,6 +117,28 @@ def _run(run: dict) -> dict:
         "heat": _heat(run["heat"]) if run["heat"] else None,
         "diagnosis": run["explanation"]["told"].removeprefix("diagnosis: ") if run["explanation"] else "",
     }
+
+
+def _lead(run: dict, counts: dict[str, int]) -> tuple[str, str]:
+    """The verdict as a sentence, and what its meaning says beyond the outcomes of its parts."""
+    left_out = counts.get("deselected", 0)
+    ran = sum(counts.values()) - counts.get("not provided", 0) - left_out
+    undecided = ran - counts.get("pass", 0) - counts.get("fail", 0)
+    failed = counts.get("fail", 0)
+    open_ = f"{undecided} could not be decided" if undecided else ""
+    told = {
+        "fail": f"{failed} of {ran} checks {'fails' if failed == 1 else 'fail'}" + (f", and {open_}" if open_ else ""),
+        "pass": f"All of the {ran} checks that apply pass",
+        "inconclusive": f"{undecided} of {ran} checks could not be decided, and none fails",
+    }[run["outcome"]]
+    partial = f" {left_out} checks were left out by the user." if left_out else ""
+    _, _, more = run["meaning"].partition(". ")
+    return f"{told}.{partial}", "" if more.startswith(f"{undecided} check") else more
+
+
+def _sight(sights: dict[str, dict]) -> dict | None:
+    """The least that is sure to be seen in any gradient: the widest of each share."""
+    return {k: max(s[k] for s in sights.values()) for k in ("smallest", "median", "largest")} if sights else None
 
 
 def _graph(explanation: dict) -> dict:
@@ -123,9 +153,12 @@ def _graph(explanation: dict) -> dict:
     for k, points in picture.LINES.items():
         kind = next((name for name in ("guilty", "maybe") if k in marks[name]), "")
         path = "M" + " L".join(f"{x:g} {y:g}" for x, y in points)
-        lines.append({"id": k, "path": path, "kind": kind, "middle": picture.middle(points), "edge": picture.WORDS[k], "gain": gains.get(k)})
+        lines.append(
+            {"id": k, "path": path, "kind": kind, "middle": picture.middle(points), "edge": picture.WORDS[k], "gain": gains.get(k)}
+        )
     boxes = [
-        {"id": k, "box": b, "label": _label(b.label), "wrong": k in marks["wrong"], "first": k in marks["first"]} for k, b in picture.BOXES.items()
+        {"id": k, "box": b, "label": _label(b.label), "wrong": k in marks["wrong"], "first": k in marks["first"]}
+        for k, b in picture.BOXES.items()
     ]
     wrong = [picture.BOXES[k].label for k in marks["wrong"]]
     guilty = [line for line in lines if line["kind"] == "guilty"]
@@ -146,6 +179,8 @@ def _graph(explanation: dict) -> dict:
 
 def _label(name: str) -> tuple[str, str]:
     """A name as its stem and what stands below the line: dW_f as ("dW", "f")."""
+    if name == "dc_tilde":
+        return "dc̃", ""
     stem, _, below = name.partition("_")
     return stem, {"next": "t+1", "prev": "t−1"}.get(below, below)
 
@@ -156,38 +191,46 @@ def _strip(run: dict, dtype: str) -> dict:
     for r in run["results"]:
         chapter, _, rest = r["id"].partition(".")
         name, _, truth = rest.rpartition(".")
-        if r["dtype"] == dtype and chapter in ("grad", "inter") and r["ratios"] and truth in ("autodiff", "differences"):
-            rows.setdefault(name, {})[truth] = [real(q) for q in r["ratios"]]
-            rows[name].setdefault("failed", {})[truth] = (r["failed"], r["cases"])
-    finite = [q for row in rows.values() for t in ("autodiff", "differences") for q in row.get(t, ()) if math.isfinite(q)]
-    most = max(1, *(math.ceil(math.log10(q)) for q in finite if q > 1)) if any(q > 1 for q in finite) else 1
-    endless = any(math.isinf(q) for row in rows.values() for t in ("autodiff", "differences") for q in row.get(t, ()))
-    top = most + (1 if endless else 0)
-    step = next(s for s in (1, 2, 3, 4, 5, 8, 16) if (top - LEAST) / s <= 8)
-    place = lambda decade: LEFT + (RIGHT - LEFT) * (min(max(decade, LEAST), top) - LEAST) / (top - LEAST)  # noqa: E731
+        if r["dtype"] == dtype and chapter in ("grad", "inter") and r["ratios"] and truth in TRUTHS:
+            told = {"ratios": [real(q) for q in r["ratios"]], "failed": r["failed"], "cases": r["cases"]}
+            rows.setdefault(name, {})[truth] = told
+    everything = [q for row in rows.values() for told in row.values() for q in told["ratios"]]
+    top = min(MOST, max([1, *(math.ceil(math.log10(q)) for q in everything if 1 < q < math.inf)]))
+    beyond = any(q > 10.0**top for q in everything)
+    top += beyond
+    step = next(s for s in (1, 2, 3, 4) if (top - LEAST) / s <= 8)
+
+    def place(decade: float) -> float:
+        return LEFT + (RIGHT - LEFT) * (min(max(decade, LEAST), top) - LEAST) / (top - LEAST)
+
     drawn = []
     for n, (name, row) in enumerate(rows.items()):
         marks = []
         for truth, shift in (("autodiff", -4.5), ("differences", 4.5)):
             seen = set()
-            for q in row.get(truth, ()):
-                x = round(place(top if math.isinf(q) else math.log10(q) if q > 0 else LEAST), 0)
+            for q in row[truth]["ratios"] if truth in row else ():
+                x = round(place(top if math.isinf(q) else math.log10(q) if q > 0 else LEAST))
                 if (x, q > 1) not in seen:
                     seen.add((x, q > 1))
                     marks.append({"x": x, "y": ROW * n + ROW / 2 + shift, "truth": truth, "over": q > 1})
         stem, below = _label(f"d{name}")
         drawn.append({"name": f"d{name}", "stem": stem, "below": below, "y": ROW * n + ROW / 2, "marks": marks, "table": _spread(row)})
-    ticks = [{"x": place(k), "power": k} for k in range(0, top + 1, step)] + [{"x": place(k), "power": k} for k in range(-step, LEAST - 1, -step)]
-    return {"dtype": dtype, "rows": drawn, "ticks": ticks, "one": place(0), "height": ROW * len(rows), "endless": endless}
+    powers = [*range(-step, LEAST - 1, -step), *range(0, top + (not beyond), step)]
+    ticks = [{"x": round(place(k), 1), "power": k} for k in powers]
+    return {
+        "dtype": dtype,
+        "rows": drawn,
+        "ticks": ticks,
+        "one": place(0),
+        "height": ROW * len(rows),
+        "beyond": top - 1 if beyond else None,
+    }
 
 
 def _spread(row: dict) -> list[dict]:
-    told = []
-    for truth in ("autodiff", "differences"):
-        if ratios := row.get(truth):
-            failed, cases = row["failed"][truth]
-            told.append({"truth": truth, "median": ratios[len(ratios) // 2], "largest": ratios[-1], "failed": failed, "cases": cases})
-    return told
+    return [
+        {"truth": k, "median": told["ratios"][len(told["ratios"]) // 2], "largest": told["ratios"][-1], **told} for k, told in row.items()
+    ]
 
 
 def _heat(heat: dict) -> dict:
@@ -209,21 +252,21 @@ def _example(r: dict) -> dict:
     c = r["counterexample"]
     arrays = [{"name": k, "group": "given", **_array(v)} for k, v in c["inputs"].items()]
     arrays += [{"name": f"cotangent of {k}", "group": "flows in", **_array(v)} for k, v in c["cotangents"].items()]
-    return {"result": r, "record": c, "arrays": arrays, "e": r["shrunk"]}
+    return {"result": r, "record": c, "arrays": arrays, "zeros": [a["name"] for a in arrays if a["zero"]], "e": r["shrunk"]}
 
 
 def _array(q: Any) -> dict:
-    """An array as its shape, and its numbers as lines of text; nothing but zeros is said in words."""
+    """An array as its shape, and its numbers as lines of text."""
     shape, inner = [], q
     while isinstance(inner, list):
         shape.append(len(inner))
         inner = inner[0] if inner else 0
     flat = list(_flat(q))
-    zero = bool(flat) and not any(flat)
     return {
         "shape": " × ".join(map(str, shape)) or "one number",
-        "lines": ["all zero"] if zero and len(flat) > 1 else _rows(q),
-        "long": len(flat) > SHOWN_NUMBERS and not zero,
+        "lines": _rows(q),
+        "long": len(flat) > SHOWN_NUMBERS,
+        "zero": not any(flat),
         "count": len(flat),
     }
 

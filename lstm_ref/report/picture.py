@@ -114,9 +114,9 @@ def box_of(quantity: str) -> str:
 
 
 def middle(points: tuple[Point, ...]) -> Point:
-    """Where a mark on a line is put: the middle of its first part, which no other line shares."""
+    """Where a mark on a line is put: the middle of it, or of the end of its first part, which no other line shares."""
     (x0, y0), (x1, y1) = points[:2]
-    return (x0 + x1) / 2, (y0 + y1) / 2
+    return ((x0 + x1) / 2, (y0 + y1) / 2) if len(points) == 2 else (x1, y1 - 19)
 
 
 def marked(explanation: dict | None) -> dict[str, list[str]]:
@@ -128,9 +128,12 @@ def marked(explanation: dict | None) -> dict[str, list[str]]:
     for n, fit in enumerate(explanation["fits"]):
         for edge in fit["edges"]:
             told["maybe" if n else "guilty"] += MEMBERS.get(edge["id"], ())
-    for name in explanation["names"]:
-        told["maybe"] += edges_of(name["equation"])
     told["wrong"] = [k for k, box in BOXES.items() if box.gradient in explanation["failing"]]
+    for name in explanation["names"]:
+        there = edges_of(name["equation"])
+        if name["equation"] in ("B:weights", "B:biases"):  # of the sums over time and batch, those that come out wrong
+            there = tuple(k for k in told["wrong"] if k[:3] in ("dW_", "db_") and k in LINES) or there
+        told["maybe"] += there
     if explanation["location"] and explanation["location"]["first"]:
         told["first"] = [box_of(explanation["location"]["first"][0])]
     told["maybe"] = [k for k in dict.fromkeys(told["maybe"]) if k not in told["guilty"]]
