@@ -377,6 +377,13 @@ def test_every_text_has_enough_contrast(opened, dark, media):
         assert bad == [], name
 
 
+def test_the_looks_at_contrast_and_width_can_fail(opened):
+    page = opened("passing", 360)
+    page.add_style_tag(content=".quiet { color: #999 } .lead { width: 500px }")
+    assert any(name == "quiet" for name, *_ in page.evaluate(CONTRAST)[1])
+    assert page.evaluate("document.documentElement.scrollWidth") > 360
+
+
 def test_dark_is_dark_and_print_is_white(opened):
     back = "getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)"
     assert max(opened("dropped", dark=True).evaluate(back)) < 60
