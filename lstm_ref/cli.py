@@ -77,11 +77,7 @@ def check(
         terminal.card(console, v, layouts[0], kept)
     if report is not None or html is not None:
         runs = [json_report.run_data(v, layout, kept) for v, layout, kept in zip(verdicts, layouts, [*files, {}], strict=False)]
-        document = json_report.document(runs, held, why, began)
-        if report is not None:
-            json_report.write(report, json_report.dumps(document))
-        if html is not None:
-            json_report.write(html, html_report.page(document))
+        _written(json_report.document(runs, held, why, began), report, html)
     code = CODES[verdicts[0].outcome] if verdicts else INCONCLUSIVE
     if len(verdicts) > 1:
         terminal.side_by_side(console, verdicts[1], held)
@@ -90,6 +86,20 @@ def check(
     if why:
         Console(stderr=True).print(f"lstm-ref: {why}", style="yellow", highlight=False, markup=False, soft_wrap=True)
     raise typer.Exit(INCONCLUSIVE if why and code == PASS else code)
+
+
+def _written(document: dict, report: pathlib.Path | None, html: pathlib.Path | None) -> None:
+    """Write the document as JSON and as a page, where they are asked for."""
+    from .report import html as html_report
+    from .report import json_report
+
+    try:
+        if report is not None:
+            json_report.write(report, json_report.dumps(document))
+        if html is not None:
+            json_report.write(html, html_report.page(document))
+    except OSError as error:
+        raise _usage(error) from None
 
 
 def _can_write(*paths: pathlib.Path | None) -> None:

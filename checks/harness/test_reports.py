@@ -181,6 +181,14 @@ def test_two_runs_with_one_seed_give_the_same_json_but_for_times():
     assert one == two
 
 
+def test_a_document_that_is_not_complete_does_not_pass(passing, failing):
+    runs = [*passing["runs"]]
+    assert json_report.document(runs)["outcome"] == "pass"
+    assert json_report.document(runs, incomplete="interrupted")["outcome"] == "inconclusive"
+    assert json_report.document([*runs, *failing["runs"]], incomplete="interrupted")["outcome"] == "fail"
+    assert json_report.document([])["outcome"] == "inconclusive"
+
+
 def test_no_number_that_is_not_finite_breaks_the_file():
     worst = Evidence(FAIL, math.inf, "W_f", (0, 0), math.nan, -math.inf, rule="nan is not a finite number")
     verdict = Verdict("mine", "quick", 1, (Result("grad.W_f.autodiff", "float64", FAIL, 1, failed=1, worst=worst),), 1, 0.5)
