@@ -1,9 +1,8 @@
 """Reports: what a JSON report and an HTML page add to a run of the ci profile.
 
 Runs of `lstm-ref check examples/my_lstm.py:MyLSTM --profile ci` with and without `--report --html` take turns, as processes of
-their own; and in one process the reports of a finished ci verdict are timed alone. The rival is the run without. "CPU" is the processor
-time of
-the run, which other work on the machine disturbs less than the clock.
+their own; and in one process the reports of a finished ci verdict are timed alone. The rival is the run without. "CPU" is the
+processor time of the run, which other work on the machine disturbs less than the clock.
 
     python benchmarks/reports.py [ROUNDS]
 """
