@@ -147,6 +147,8 @@ def test_the_published_figures_are_those_of_the_page():
     assert len(rows) == len(words.PUBLISHED_POWER) == 2
     for dtype, mutants, killed, entry, alarms in rows:
         told = words.PUBLISHED_POWER[dtype]
+        digits, power = entry.split("e-")
+        entry = f"{digits}·10⁻{power.translate(str.maketrans('0123456789', '⁰¹²³⁴⁵⁶⁷⁸⁹'))}"
         for due in (f"{killed} of {mutants}", f"{entry} of the block", alarms.replace(" in ", " false alarms in ")):
             assert due in told, due
 
