@@ -37,6 +37,7 @@ def check(
     only: Annotated[str | None, typer.Option(help="patterns of check ids, such as 'grad.*,state.repeat'")] = None,
     sizes: Annotated[str | None, typer.Option(help="hold sizes fixed in every case, such as T=16,H=64")] = None,
     report: Annotated[pathlib.Path | None, typer.Option(help="also write the verdict as JSON, with that of --against")] = None,
+    html: Annotated[pathlib.Path | None, typer.Option(help="also write it as a page (needs the extra html)")] = None,
     isolate: Isolate = False,
     against: Annotated[str | None, typer.Option(help="another target: judge both, and hold one against the other")] = None,
 ) -> None:
@@ -44,11 +45,15 @@ def check(
     from .diagnosis.explain import explained
     from .judgement.against import pairs
     from .judgement.run import Interrupted, run
+    from .report import html as html_report
     from .report import json_report, terminal
 
     console, began = Console(), datetime.datetime.now(datetime.UTC)
     verdicts, layouts, held, why = [], [], [], ""
     try:
+        _can_write(report, html)
+        if html is not None:
+            html_report.ready()
         with _stopped_once(), terminal.progress(Console(stderr=True)) as progress:
             try:
                 faces = [_at_sizes(face, sizes) for face in _loaded(target, isolate)]
@@ -70,9 +75,9 @@ def check(
     files = [keep_counterexamples(v, pathlib.Path(FAILURES)) for v in verdicts[:1]]
     for v, kept in zip(verdicts, files, strict=False):
         terminal.card(console, v, layouts[0], kept)
-    if report is not None:
+    if report is not None or html is not None:
         runs = [json_report.run_data(v, layout, kept) for v, layout, kept in zip(verdicts, layouts, [*files, {}], strict=False)]
-        json_report.write(report, json_report.dumps(json_report.document(runs, held, why, began)))
+        _written(json_report.document(runs, held, why, began), report, html)
     code = CODES[verdicts[0].outcome] if verdicts else INCONCLUSIVE
     if len(verdicts) > 1:
         terminal.side_by_side(console, verdicts[1], held)
@@ -81,6 +86,27 @@ def check(
     if why:
         Console(stderr=True).print(f"lstm-ref: {why}", style="yellow", highlight=False, markup=False, soft_wrap=True)
     raise typer.Exit(INCONCLUSIVE if why and code == PASS else code)
+
+
+def _written(document: dict, report: pathlib.Path | None, html: pathlib.Path | None) -> None:
+    """Write the document as JSON and as a page, where they are asked for."""
+    from .report import html as html_report
+    from .report import json_report
+
+    try:
+        if report is not None:
+            json_report.write(report, json_report.dumps(document))
+        if html is not None:
+            json_report.write(html, html_report.page(document))
+    except OSError as error:
+        raise _usage(error) from None
+
+
+def _can_write(*paths: pathlib.Path | None) -> None:
+    """Raise ValueError for a file that cannot be written, before a run and not after it."""
+    for path in filter(None, paths):
+        if path.is_dir() or not path.parent.is_dir():
+            raise ValueError(f"{path} cannot be written: {'it is a folder' if path.is_dir() else f'there is no folder {path.parent}'}")
 
 
 @contextlib.contextmanager
