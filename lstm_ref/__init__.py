@@ -13,6 +13,7 @@ verdict.outcome       # "pass" | "fail" | "inconclusive"
 from __future__ import annotations
 
 import importlib
+import pathlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -31,7 +32,13 @@ def __getattr__(name: str):
 
 
 def verify(
-    lstm, profile: str = "quick", dtype: str | None = None, seed: int | None = None, only: str | None = None, isolate: bool = False
+    lstm,
+    profile: str = "quick",
+    dtype: str | None = None,
+    seed: int | None = None,
+    only: str | None = None,
+    isolate: bool = False,
+    expect: str | pathlib.Path | None = None,
 ) -> Verdict:
     """Judge an LSTM and return the verdict; a bad candidate never raises.
 
@@ -41,11 +48,14 @@ def verify(
     dtype     "float64" (default), "float32", "bfloat16", "float16", or several separated by commas
     only      patterns of check ids, such as "grad.*,state.repeat"
     isolate   run the LSTM in a process of its own, which may crash or hang; for a target only
+    expect    a file of expected failures, as `lstm-ref expect update` writes
 
-    Raises TargetError (a ValueError) when `lstm` cannot be plugged in, ValueError for an unknown profile, dtype or id.
+    Raises TargetError (a ValueError) when `lstm` cannot be plugged in, ValueError for an unknown profile, dtype or id, and for a
+    file of expected failures that is not understood.
     """
     from .candidates.load import load, plug
     from .diagnosis.explain import explained
+    from .judgement import expected
     from .judgement.run import run
 
     if isolate and not isinstance(lstm, str):
@@ -55,4 +65,7 @@ def verify(
         from .candidates.isolate import isolated as load
     faces = load(lstm) if isinstance(lstm, str) else plug(lstm)
     dtypes = tuple(d.strip() for d in dtype.split(",")) if dtype else None
-    return explained(run(faces[0].name, faces, profile, dtypes, seed, only), faces)
+    if expect is None:
+        return explained(run(faces[0].name, faces, profile, dtypes, seed, only), faces)
+    known = expected.due(expected.read(expect), faces[0].name, faces, expect)
+    return explained(expected.held(run(faces[0].name, faces, profile, dtypes, seed, only), faces, known, expect), faces)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import math
 import pathlib
-import re
 from typing import Annotated
 
 import typer
@@ -13,6 +13,7 @@ from rich.console import Console
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Is an LSTM's gradient right?", pretty_exceptions_enable=False)
 PASS, FAIL, USAGE, INCONCLUSIVE = 0, 1, 2, 3
+EXPECT_FILE = "lstm-ref.toml"  # of expected failures, for `expect`; `check` reads one only where it is named
 CODES = {"pass": PASS, "fail": FAIL, "inconclusive": INCONCLUSIVE}
 FAILURES = ".lstm-ref"  # folder for counterexamples
 
@@ -34,21 +35,26 @@ def check(
     sizes: Annotated[str | None, typer.Option(help="hold sizes fixed in every case, such as T=16,H=64")] = None,
     report: Annotated[pathlib.Path | None, typer.Option(help="also write the verdict as JSON, with that of --against")] = None,
     isolate: Isolate = False,
+    expect: Annotated[pathlib.Path | None, typer.Option(help="a file of expected failures, as `lstm-ref expect update` writes")] = None,
     against: Annotated[str | None, typer.Option(help="another target: judge both, and hold one against the other")] = None,
 ) -> None:
     """Judge every gradient of an LSTM. Exit code 0 pass, 1 fail, 2 usage, 3 inconclusive."""
     from .diagnosis.explain import explained
+    from .judgement import expected
     from .judgement.against import pairs
     from .judgement.run import run
     from .report import json_report, terminal
 
     console = Console()
     try:
+        known = expected.read(expect) if expect else ()
         faces = [_at_sizes(face, sizes) for face in _loaded(target, isolate)]
+        expected.due(known, target, faces, expect)
         others = [_at_sizes(face, sizes) for face in _loaded(against, isolate)] if against else []
         paired = pairs(faces, others) if against else []
         with terminal.progress(Console(stderr=True)) as progress:
-            verdict = explained(run(target, faces, profile, _dtypes(dtype), seed, only, progress), faces)
+            verdict = expected.held(run(target, faces, profile, _dtypes(dtype), seed, only, progress), faces, known, expect)
+            verdict = explained(verdict, faces)
             other = run(against, others, profile, verdict.dtypes, seed, only, progress) if against else None
             held = _held(paired, verdict.dtypes, progress)
     except ValueError as error:
@@ -134,6 +140,62 @@ def replay(
     text = words.failure(result, lstm) if result.outcome == "fail" else words.summary_line(result)
     console.print(text, highlight=False, markup=False, soft_wrap=True)
     raise typer.Exit(CODES.get(result.outcome, INCONCLUSIVE))
+
+
+expect_app = typer.Typer(no_args_is_help=True, help="Failures that are known: pin them to counterexamples, and remove what passes now.")
+app.add_typer(expect_app, name="expect")
+Expect = Annotated[pathlib.Path, typer.Option(help="the file of expected failures")]
+
+
+@expect_app.command("update")
+def expect_update(
+    target: Target,
+    reason: Annotated[str | None, typer.Option(help="why these failures are to be lived with; due where there is anything to pin")] = None,
+    until: Annotated[datetime.datetime | None, typer.Option(formats=["%Y-%m-%d"], help="the last day on which they are expected")] = None,
+    expect: Expect = pathlib.Path(EXPECT_FILE),
+    profile: Annotated[str, typer.Option(help="quick, dev, ci or nightly")] = "quick",
+    dtype: Dtype = None,
+    seed: Seed = None,
+    only: Annotated[str | None, typer.Option(help="patterns of check ids, such as 'grad.*,state.repeat'")] = None,
+    isolate: Isolate = False,
+) -> None:
+    """Pin whatever fails now and is not expected yet. Exit code 0 if all that fails is expected then, 1 if not, 2 usage."""
+    from .judgement import expected
+    from .judgement.run import run
+    from .report import expected as report
+    from .report import terminal
+
+    console, date = Console(), until.date() if until else None
+    try:
+        known = expected.read(expect) if expect.exists() else ()
+        faces = _loaded(target, isolate)
+        expected.due(known, target, faces, expect)
+        with terminal.progress(Console(stderr=True)) as progress:
+            verdict = expected.held(run(target, faces, profile, _dtypes(dtype), seed, only, progress), faces, known, expect)
+            if verdict.failures() and not (reason or "").strip():
+                raise ValueError(f"{report.failing(verdict)}; say why that is to be lived with: --reason 'a sentence'")
+            made, without = expected.fresh(verdict, faces, reason, date, expect.parent / f"{expect.stem}.expected")
+        expected.keep(expect, known, made)
+    except ValueError as error:
+        raise _usage(error) from None
+    console.print(report.updated(verdict, list(made), without, str(expect)), highlight=False, markup=False, soft_wrap=True)
+    raise typer.Exit(FAIL if without or any(r.outcome == "unexpected pass" for r in verdict.results) else PASS)
+
+
+@expect_app.command("prune")
+def expect_prune(target: Target, expect: Expect = pathlib.Path(EXPECT_FILE), isolate: Isolate = False) -> None:
+    """Remove the entries whose counterexample passes now. Exit code 0, or 2 usage."""
+    from .judgement import expected
+    from .report import expected as report
+
+    try:
+        known = expected.read(expect)
+        gone = expected.stale(known, target, _loaded(target, isolate))
+        expected.remove(expect, known, gone)
+    except ValueError as error:
+        raise _usage(error) from None
+    left = sum(e.target in ("", target) for e in known) - len(gone)
+    Console().print(report.pruned(gone, left, target, str(expect)), highlight=False, markup=False, soft_wrap=True)
 
 
 @app.command()
@@ -333,13 +395,13 @@ def _dtypes(text: str | None) -> tuple[str, ...] | None:
 
 def keep_counterexamples(verdict, folder: pathlib.Path) -> dict[tuple[str, str], str]:
     """Write each counterexample once as JSON; the file by (check id, dtype). A folder that cannot be written is no error."""
-    from .judgement.record import RecordError, dump
+    from .judgement.record import RecordError, dump, file_name
 
     files: dict[tuple[str, str], str] = {}
     for r in verdict.failures():
         if r.counterexample is None or not r.counterexample.primary:
             continue
-        name = re.sub(r"[^A-Za-z0-9_.-]+", "_", f"{verdict.target}-{r.id}-{r.dtype}").strip("_") + ".json"
+        name = file_name(verdict.target, r.id, r.dtype)
         try:
             folder.mkdir(exist_ok=True)
             (folder / name).write_text(dump(r.counterexample), encoding="utf-8")

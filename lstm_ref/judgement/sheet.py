@@ -48,12 +48,14 @@ class Tally:
     where: tuple[Spec, bool] | None = None
     notes: dict[str, None] = field(default_factory=dict)
     sizes: list[tuple[Sizes, bool]] = field(default_factory=list)
+    failing: list[Spec] = field(default_factory=list)
 
     def add(self, e: Evidence, spec: Spec, model: bool, needed: bool) -> None:
         self.cases += 1
         if e.outcome != UNRESOLVED:
             self.sizes.append((spec.sizes, e.outcome == FAIL))
         self.failed += e.outcome == FAIL
+        self.failing += [spec] if e.outcome == FAIL else []
         self.unresolved += e.outcome == UNRESOLVED
         self.zero += e.outcome == ZERO
         self.needed += needed
@@ -97,6 +99,7 @@ class Sheet:
             if g in self.tallies:
                 t = self.tallies[g]
                 t.cases, t.unresolved = t.cases + 1, t.unresolved + (e.outcome == UNRESOLVED)
+                t.failing += [spec] if e.outcome == FAIL else []
                 if e.outcome == FAIL and (t.worst is None or t.worst.outcome != FAIL or t._simpler_failure(e, spec)):
                     t.worst, t.where = e, (spec, model)
 
@@ -132,6 +135,7 @@ class Sheet:
         t = self.tallies[check.id]
         spec = t.where[0] if t.where else None
         made = Result(check.id, dtype, PASS, t.cases, t.unresolved, t.zero, t.failed, t.worst, spec, check.equations)
+        made = replace(made, failing=tuple(t.failing))
         if check.id not in self.wanted:
             return replace(made, outcome=DESELECTED)
         if check.id in GROUPS:
@@ -144,7 +148,8 @@ class Sheet:
             return replace(made, outcome=NOT_RUN, reason="blocked by forward.h, which says what the forward pass is")
         if t.failed:
             outcome = TIMEOUT if check.id == "contract.time" else FAIL  # slow is not wrong
-            return replace(made, outcome=outcome, reason=self._reason(check.id, t))
+            found = separating(t.sizes) if made.chapter in ("contract", "grad", "forward") else None
+            return replace(made, outcome=outcome, reason=self._reason(check.id, t, found), region=found[0] if found else "")
         if not t.cases:
             return self._absent(made)
         unseen = t.cases == t.unresolved or (t.needed and t.needed == t.needed_unresolved)
@@ -161,11 +166,10 @@ class Sheet:
         judged = any(t.cases for k, t in self.tallies.items() if k.startswith("grad.") and k.endswith(".autodiff"))
         return judged and (id_.endswith(".differences") or id_ in ("law.euler", "law.symmetry"))
 
-    def _reason(self, id_: str, t: Tally) -> str:
-        """The rule that failed, and the condition on sizes under which it does, where one decides."""
+    def _reason(self, id_: str, t: Tally, found: tuple[str, str] | None) -> str:
+        """The rule that failed, and the condition on sizes under which it does, where one is found."""
         if id_ in ("forward.h", "forward.J") and self.reading:
             return self.reading
-        found = separating(t.sizes) if id_.partition(".")[0] in ("contract", "grad", "forward") else None
         if found is None:
             return t.worst.rule
         condition, line = found

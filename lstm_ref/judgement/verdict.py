@@ -11,6 +11,7 @@ from ..reference.variant import TEXTBOOK, Variant
 PASS, FAIL, UNRESOLVED, ZERO = "pass", "fail", "unresolved", "zero"  # of one check in one case
 CANNOT_TELL, TIMEOUT, NOT_RUN = "cannot tell", "timeout", "not run"  # any of these leaves a run without a verdict
 NOT_PROVIDED, DESELECTED = "not provided", "deselected"
+EXPECTED, UNEXPECTED, BLOCKED = "expected failure", "unexpected pass", "blocked"  # see expected; blocked: not run because of the first
 INCONCLUSIVE = "inconclusive"
 
 
@@ -57,7 +58,11 @@ class Counterexample:
 
 @dataclass(frozen=True)
 class Result:
-    """One check over the whole run, for one dtype. `reason` says why an outcome is not a plain pass."""
+    """One check over the whole run, for one dtype. `reason` says why an outcome is not a plain pass.
+
+    `failing` are the cases on which it fails, and `region` is the condition on sizes that separates them from those that pass,
+    where there is one.
+    """
 
     id: str
     dtype: str
@@ -71,6 +76,8 @@ class Result:
     equations: tuple[str, ...] = ()
     reason: str = ""
     counterexample: Counterexample | None = None
+    failing: tuple[Spec, ...] = ()
+    region: str = ""
 
     @property
     def chapter(self) -> str:
@@ -84,7 +91,7 @@ BEHAVIOUR = ("contract", "state")
 @dataclass(frozen=True)
 class Verdict:
     """A whole run. `outcome` is "pass", "fail" or "inconclusive"; `forward`, `gradients` and `behaviour` are
-    its parts ("deselected" where the user left a whole part out).
+    its parts ("deselected" where the user left a whole part out, "expected failure" where all that fails in it is expected).
 
     `kind` is "textbook" when gradients were judged against autodiff, "variant" when against that of a declared variant,
     "self-consistency" when only against differences of the candidate's own forward pass.
@@ -104,7 +111,7 @@ class Verdict:
 
     @property
     def outcome(self) -> str:
-        """A failure before anything that could not be told, that before "pass"."""
+        """A failure, or a pass where a failure is expected, before anything that could not be told, that before "pass"."""
         return _fold(self.results)
 
     @property
@@ -150,14 +157,17 @@ class Verdict:
 
 def _half(results) -> str:
     results = list(results)
-    return DESELECTED if results and all(r.outcome == DESELECTED for r in results) else _fold(results)
+    if results and all(r.outcome == DESELECTED for r in results):
+        return DESELECTED
+    folded = _fold(results)
+    return EXPECTED if folded == PASS and any(r.outcome == EXPECTED for r in results) else folded
 
 
 def _fold(results) -> str:
-    outcomes = [r.outcome for r in results]
-    if FAIL in outcomes:
+    outcomes = {r.outcome for r in results}
+    if outcomes & {FAIL, UNEXPECTED}:
         return FAIL
-    if any(o in (CANNOT_TELL, TIMEOUT, NOT_RUN) for o in outcomes) or PASS not in outcomes:
+    if outcomes & {CANNOT_TELL, TIMEOUT, NOT_RUN} or not outcomes & {PASS, EXPECTED}:
         return INCONCLUSIVE
     return PASS
 

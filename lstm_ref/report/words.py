@@ -12,7 +12,7 @@ from ..candidates.layout import Layout, encode, encode_by_time
 from ..candidates.load import KINDS
 from ..judgement.manifest import CHECKS
 from ..judgement.tolerances import PRECISIONS
-from ..judgement.verdict import FAIL, PASS, Counterexample, Evidence, Result, Verdict
+from ..judgement.verdict import EXPECTED, FAIL, PASS, UNEXPECTED, Counterexample, Evidence, Result, Verdict
 from ..reference.symbols import EQUATIONS
 
 SHOWN = 3  # explanations of one failure
@@ -61,9 +61,17 @@ def place(e: Evidence) -> str:
 def headline(v: Verdict) -> str:
     """The verdict in one line."""
     counts = {o: sum(r.outcome == o for r in v.results) for o in {r.outcome for r in v.results}}
-    told = ", ".join(f"{n} {o}" for o, n in sorted(counts.items(), key=lambda item: (item[0] != PASS, item[0])))
+    told = ", ".join(f"{n} {counted(o, n)}" for o, n in sorted(counts.items(), key=lambda item: (item[0] != PASS, item[0])))
     partial = f"  (partial: {v.partial[0]} of {v.partial[1]} checks)" if v.partial else ""
     return f"{v.outcome.upper()}{partial}  {v.target}  {'+'.join(v.dtypes)}: {told}; {v.cases} cases in {v.seconds:.1f} s"
+
+
+PLURALS = {EXPECTED: "expected failures", UNEXPECTED: "unexpected passes"}
+
+
+def counted(outcome: str, n: int) -> str:
+    """An outcome after its count: "2 expected failures", "1 expected failure", "90 pass"."""
+    return PLURALS.get(outcome, outcome) if n > 1 else outcome
 
 
 def meaning(v: Verdict) -> str:
@@ -77,6 +85,8 @@ def meaning(v: Verdict) -> str:
         halves += f". This is a self-consistency verdict: {why}, so its own differences judged the gradients"
     if v.gradientless:
         halves += ". No gradient was judged: the candidate gives none, and its outputs alone were held against the textbook's"
+    for r in (r for r in v.results if r.outcome == UNEXPECTED):
+        halves += f". {r.id} [{r.dtype}] {r.reason}"
     if v.outcome == "inconclusive":
         unseen = [r for r in v.results if r.outcome in ("cannot tell", "timeout", "not run")]
         halves += f". {len(unseen)} check{'s' * (len(unseen) != 1)} could not be decided"
