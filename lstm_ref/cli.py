@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import math
 import pathlib
+import signal
+import threading
 from typing import Annotated
 
 import typer
@@ -42,33 +45,67 @@ def check(
     from .diagnosis.explain import explained
     from .judgement import expected
     from .judgement.against import pairs
-    from .judgement.run import run
+    from .judgement.run import Interrupted, run
     from .report import json_report, terminal
 
-    console = Console()
+    console, began = Console(), datetime.datetime.now(datetime.UTC)
+    verdicts, layouts, held, why = [], [], [], ""
     try:
-        known = expected.read(expect) if expect else ()
-        faces = [_at_sizes(face, sizes) for face in _loaded(target, isolate)]
-        expected.due(known, target, faces, expect)
-        others = [_at_sizes(face, sizes) for face in _loaded(against, isolate)] if against else []
-        paired = pairs(faces, others) if against else []
-        with terminal.progress(Console(stderr=True)) as progress:
-            verdict = expected.held(run(target, faces, profile, _dtypes(dtype), seed, only, progress), faces, known, expect)
-            verdict = explained(verdict, faces)
-            other = run(against, others, profile, verdict.dtypes, seed, only, progress) if against else None
-            held = _held(paired, verdict.dtypes, progress)
+        with _stopped_once(), terminal.progress(Console(stderr=True)) as progress:
+            try:
+                known = expected.read(expect) if expect else ()
+                faces = [_at_sizes(face, sizes) for face in _loaded(target, isolate)]
+                expected.due(known, target, faces, expect)
+                others = [_at_sizes(face, sizes) for face in _loaded(against, isolate)] if against else []
+                layouts = [faces[0].layout, *(face.layout for face in others[:1])]
+                paired = pairs(faces, others) if against else []
+                verdicts.append(run(target, faces, profile, _dtypes(dtype), seed, only, progress))
+                verdicts[0] = explained(expected.held(verdicts[0], faces, known, expect), faces)
+                if against:
+                    verdicts.append(run(against, others, profile, verdicts[0].dtypes, seed, only, progress))
+                    held = _held(paired, verdicts[0].dtypes, progress)
+            except Interrupted as stop:
+                verdicts.append(stop.verdict)
+                why = stop.verdict.incomplete
+            except KeyboardInterrupt:
+                why = "interrupted before all that was asked for was done" if verdicts else "interrupted before a case was judged"
     except ValueError as error:
         raise _usage(error) from None
-    files = keep_counterexamples(verdict, pathlib.Path(FAILURES))
-    terminal.card(console, verdict, faces[0].layout, files)
+    files = [keep_counterexamples(v, pathlib.Path(FAILURES)) for v in verdicts[:1]]
+    for v, kept in zip(verdicts, files, strict=False):
+        terminal.card(console, v, layouts[0], kept)
     if report is not None:
-        report.write_text(json_report.dumps(verdict, other, held), encoding="utf-8")
-    code = CODES[verdict.outcome]
-    if other is not None:
-        terminal.side_by_side(console, other, held)
+        runs = [json_report.run_data(v, layout, kept) for v, layout, kept in zip(verdicts, layouts, [*files, {}], strict=False)]
+        json_report.write(report, json_report.dumps(json_report.document(runs, held, why, began)))
+    code = CODES[verdicts[0].outcome] if verdicts else INCONCLUSIVE
+    if len(verdicts) > 1:
+        terminal.side_by_side(console, verdicts[1], held)
         code = FAIL if any(c.outcome == "differ" for c in held) else code
         code = INCONCLUSIVE if code == PASS and any(c.outcome != "agree" for c in held) else code
-    raise typer.Exit(code)
+    if why:
+        Console(stderr=True).print(f"lstm-ref: {why}", style="yellow", highlight=False, markup=False, soft_wrap=True)
+    raise typer.Exit(INCONCLUSIVE if why and code == PASS else code)
+
+
+@contextlib.contextmanager
+def _stopped_once():
+    """Turn the first Ctrl-C, or the first request to end, into a KeyboardInterrupt; a second one ends the process at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    asked = [s for s in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(s) is not signal.SIG_IGN]
+
+    def stop(signum, frame):
+        for s in asked:
+            signal.signal(s, signal.SIG_DFL)
+        raise KeyboardInterrupt
+
+    before = {s: signal.signal(s, stop) for s in asked}
+    try:
+        yield
+    finally:
+        for s, handler in before.items():
+            signal.signal(s, handler)
 
 
 def _held(paired, dtypes, progress) -> list:
@@ -384,8 +421,6 @@ def _at_sizes(face, text: str | None):
 
 
 def _nothing():
-    import contextlib
-
     return contextlib.nullcontext()
 
 

@@ -158,15 +158,15 @@ def test_check_against(tmp_path, monkeypatch):
     assert command(f"{STRANGERS}:KerasStyle", "--against", "nonsense")[0] == 2
     command(f"{STRANGERS}:KerasStyle", "--against", "port.py:Wrong", "--report", "out.json", *few)
     told = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
-    assert (told["target"], told["outcome"]) == (f"{STRANGERS}:KerasStyle", "pass")
-    assert (told["against"]["verdict"]["target"], told["against"]["verdict"]["outcome"]) == ("port.py:Wrong", "fail")
-    (held_,) = told["against"]["held"]
+    assert [(run["target"], run["outcome"]) for run in told["runs"]] == [(f"{STRANGERS}:KerasStyle", "pass"), ("port.py:Wrong", "fail")]
+    assert (told["outcome"], told["complete"]) == ("fail", True)
+    (held_,) = told["held"]
     assert (held_["dtype"], held_["outcome"]) == ("float64", "differ")
     assert [row["quantity"] for row in held_["rows"] if row["differ"]] == ["W_f"]
     assert "differ in gradient of W_f" in held_["told"]
     worst = next(row for row in held_["rows"] if row["differ"])
     assert worst["theirs"] == pytest.approx(0.99 * worst["ours"])
-    assert worst["where"]["sizes"][:4] == [3, 2, 3, 4]
+    assert [worst["where"]["sizes"][k] for k in "TBDH"] == [3, 2, 3, 4]
     command(f"{STRANGERS}:KerasStyle", "--report", "out.json", *few)
-    assert "against" not in json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
+    assert json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))["held"] == []
     assert command(f"{STRANGERS}:KerasStyle", "--against", f"{STRANGERS}:MeanLoss")[0] == 2

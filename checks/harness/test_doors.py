@@ -77,9 +77,9 @@ def test_check_fails_with_1_and_tells_what_where_seen_due_and_how_to_replay(here
     assert code == 0
     report = json.loads((here / "out.json").read_text())
     assert report["outcome"] == "fail"
-    assert report["gradients"] == "fail"
-    assert report["behaviour"] == "pass"
-    assert len(report["results"]) == len(manifest([_face(CellByCell)]))
+    assert report["runs"][0]["gradients"] == "fail"
+    assert report["runs"][0]["behaviour"] == "pass"
+    assert len(report["runs"][0]["results"]) == len(manifest([_face(CellByCell)]))
 
 
 def _face(cls):
@@ -110,7 +110,7 @@ def test_sizes_are_held_fixed(here):
 
     code, _ = command("check", f"{STRANGERS}:CellByCell", "--sizes", "H=6,T=2", "--only", "grad.*.autodiff", "--report", "out.json")
     assert code == 0
-    worst = [r["worst"]["index"] for r in json.loads((here / "out.json").read_text())["results"] if r["id"] == "grad.x.autodiff"]
+    worst = [r["worst"]["index"] for r in json.loads((here / "out.json").read_text())["runs"][0]["results"] if r["id"] == "grad.x.autodiff"]
     assert worst[0][0] < 2
     assert _at_sizes(_face(CellByCell), "H=6,T=2").supports.sizes == {"H": 6, "T": 2}
 

@@ -71,7 +71,9 @@ def compare_all(blocks: list[Block], p: Precision) -> list[Evidence]:
         rule = "|candidate − autodiff| ≤ κ·u·C"
         if spread > 1 >= worst:
             rule = f"rms(error / u·C) ≤ {tol.RMS_LIMIT} over the block, where it is {spread * tol.RMS_LIMIT:.1f}"
-        values = (b.quantity, _index(entry, b.seen.shape), seen.item(at), due.item(at), None, error.item(at), limit.item(at), rule)
+        sight = (1 + worst) * widest.item(n) / b.condition.scale  # the candidate's own rounding may hide as much again
+        of_entry = (seen.item(at), due.item(at), None, error.item(at), limit.item(at), rule, "", C.item(at), sight)
+        values = (b.quantity, _index(entry, b.seen.shape), *of_entry)
         ratio = worst if worst > 1 else max(worst, spread)
         outcome = PASS if nonzero[n] else ZERO
         if ratio > 1:
@@ -112,12 +114,13 @@ def compare_along(
     one = np.count_nonzero(direction) == 1
     index = tuple(int(k) for k in np.argwhere(direction)[0]) if one else ()
     rule = "|⟨candidate, direction⟩ − difference| ≤ Σ|d|·κ·u·C + the difference's own bound"
-    values = (quantity, index, along, None, slope, error, tolerance, rule, note)
+    values: tuple = (quantity, index, along, None, slope, error, tolerance, rule, note)
     if not math.isfinite(along) or ratio > 1:
         return Evidence(FAIL, ratio if math.isfinite(along) else np.inf, *values)
     typical = max(abs(slope), abs(along), math.sqrt(np.vdot(seen, seen) / seen.size))
     if not typical:
         return Evidence(ZERO, ratio, *values)  # no number moves at all
+    values += (None, (1 + ratio) * tolerance / typical)
     return Evidence(UNRESOLVED if tolerance >= p.resolution * typical else PASS, ratio, *values)
 
 

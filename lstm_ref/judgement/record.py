@@ -35,6 +35,11 @@ def file_name(target: str, check: str, dtype: str) -> str:
 
 def dump(c: Counterexample) -> str:
     """The counterexample as JSON text. Raises RecordError if it is too large to keep."""
+    return json.dumps(as_record(c), indent=1, allow_nan=False) + "\n"
+
+
+def as_record(c: Counterexample) -> dict:
+    """The counterexample as JSON-ready data, which `parse` reads. Raises RecordError if it is too large to keep."""
     if max(q.size for q in c.inputs.values()) > LARGEST_ARRAY:
         raise RecordError(f"the case has an array of more than {LARGEST_ARRAY} numbers, too large to keep; its seed is {c.spec.seed}")
     e = c.evidence
@@ -53,7 +58,7 @@ def dump(c: Counterexample) -> str:
     }
     if not c.variant.textbook:
         record["variant"] = c.variant.declared
-    return json.dumps(record, indent=1, allow_nan=False) + "\n"
+    return record
 
 
 def read(path: str | pathlib.Path) -> tuple[str, str, Case, Variant]:

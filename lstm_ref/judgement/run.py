@@ -33,10 +33,12 @@ from .state import judge_state
 from .student import judge_student
 from .verdict import (
     CANNOT_TELL,
+    DESELECTED,
     FAIL,
     NOT_PROVIDED,
     NOT_RUN,
     PASS,
+    TIMEOUT,
     UNRESOLVED,
     Evidence,
     Result,
@@ -65,6 +67,16 @@ PROFILES = {
     "nightly": Profile("nightly", 20_000, 20),
 }
 SEED = 20_261
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C during a run. `verdict` holds what had been judged until then; its `incomplete` says how far that was."""
+
+    def __init__(self, verdict: Verdict):
+        super().__init__(verdict.incomplete)
+        self.verdict = verdict
+
+
 DIFFERENCE_CORNERS = (0, 3, 4, 5, 6, 8, 9, 11, 13, 15, 18, 21, 23, 25, 27, 28, 29, 31, 32, 33, 34)  # … by differences
 LAW_CORNERS = (0, 5, 8, 9, 11, 23, 26, 31)  # of the fixed cases, these are also judged by the laws
 STATE_CORNERS = (0, 9)
@@ -84,7 +96,8 @@ def run(
 
     `dtypes` are "float64", "float32", "bfloat16" or "float16" (default: float64, and what the candidate declares);
     `only` is a comma-separated list of patterns of check ids. Without a seed, nightly draws one and the verdict names it;
-    the other profiles have a fixed one. Raises ValueError for an unknown profile, dtype or pattern.
+    the other profiles have a fixed one. Raises ValueError for an unknown profile, dtype or pattern, and on Ctrl-C Interrupted, a
+    KeyboardInterrupt with the verdict on what had been judged.
     """
     if profile not in PROFILES:
         raise ValueError(f"the profile is {profile!r}; it must be one of {', '.join(PROFILES)}")
@@ -94,16 +107,60 @@ def run(
     dtypes = dtypes or declared or ("float64",)
     if seed is None:
         seed = secrets.randbits(32) if profile == "nightly" else SEED
-    return merged([_run_one(target, faces, PROFILES[profile], d, seed, only, progress, declared) for d in dtypes])
+    verdicts: list[Verdict] = []
+    for n, d in enumerate(dtypes):
+        try:
+            verdicts.append(_run_one(target, faces, PROFILES[profile], d, seed, only, progress, declared))
+        except Interrupted as stop:
+            left = [_none_run(stop.verdict, d) for d in dtypes[n + 1 :]]
+            raise Interrupted(merged([*verdicts, stop.verdict, *left])) from None
+    return merged(verdicts)
+
+
+def _none_run(interrupted: Verdict, dtype: str) -> Verdict:
+    """The verdict at a dtype whose turn never came."""
+    results = [Result(r.id, dtype, r.outcome if r.outcome == DESELECTED else NOT_RUN) for r in interrupted.results]
+    results = [r if r.outcome == DESELECTED else replace(r, reason=interrupted.incomplete) for r in results]
+    return replace(interrupted, results=tuple(results), cases=0, seconds=0.0, notes=(), vacuity=())
 
 
 def _run_one(target, faces, profile, dtype, seed, only, progress, declared) -> Verdict:
     began = time.monotonic()
     if faces[0].kind == "student":
-        results = judge_student(faces[0], only)
+        try:
+            results = judge_student(faces[0], only)
+        except KeyboardInterrupt:
+            why = "interrupted before the object was judged"
+            results = [Result("contract.call", "float64", NOT_RUN, reason=why)]
+            raise Interrupted(_verdict(target, profile, seed, results, 0, began, "self-consistency", (), incomplete=why)) from None
         return _verdict(target, profile, seed, results, len(results), began, "self-consistency", ())
     checks = manifest(faces)
     wanted = selected(checks, only)
+    sheet = Sheet({c.id: c for c in checks}, wanted, {plain(k) for face in faces for k in face.gradient_names})
+    try:
+        return _judge_all(target, faces, profile, dtype, seed, sheet, began, progress, declared)
+    except KeyboardInterrupt:
+        raise Interrupted(_so_far(target, faces, profile, dtype, seed, sheet, began)) from None
+
+
+def _so_far(target, faces, profile, dtype, seed, sheet, began) -> Verdict:
+    """The verdict of an interrupted run: what failed has failed, and what had not failed yet was not run to its end."""
+    total = (len(cases.CORNERS) + profile.draws) * len(faces)
+    why = f"interrupted after {sheet.judged} of {total} {dtype} cases"
+    if sheet.streamed:
+        why = f"interrupted before the failing {dtype} case was made smaller"
+    results = sheet.results(dtype)
+    if not sheet.streamed:
+        kept = (FAIL, DESELECTED, TIMEOUT)
+        results = [r if r.outcome in kept else replace(r, outcome=NOT_RUN, reason=why) for r in results]
+    notes = (
+        ("failures are shown as they were found: none was made smaller, or diagnosed",) if any(r.outcome == FAIL for r in results) else ()
+    )
+    return _verdict(target, profile, seed, results, sheet.judged, began, "textbook", notes, incomplete=why)
+
+
+def _judge_all(target, faces, profile, dtype, seed, sheet, began, progress, declared) -> Verdict:
+    checks = list(sheet.checks.values())
     if declared and dtype not in declared:
         results = [Result(c.id, dtype, NOT_PROVIDED, reason=f"{dtype} is not among the declared dtypes") for c in checks]
         return _verdict(target, profile, seed, results, 0, began, "textbook", ())
@@ -111,7 +168,6 @@ def _run_one(target, faces, profile, dtype, seed, only, progress, declared) -> V
         reason = f"lstm-ref misjudges gradients that it knows: {'; '.join(problems)}"
         results = [Result(c.id, dtype, NOT_RUN, reason=reason) for c in checks]
         return _verdict(target, profile, seed, results, 0, began, "textbook", (reason,))
-    sheet = Sheet({c.id: c for c in checks}, wanted, {plain(k) for face in faces for k in face.gradient_names})
     benches = [Bench(face, tol.PRECISIONS[dtype], face.make()) for face in faces]
     for bench in benches:
         _compile_oracle(bench.candidate)
@@ -128,6 +184,7 @@ def _run_one(target, faces, profile, dtype, seed, only, progress, declared) -> V
         if _judge_one(sheet, bench, spec, n // len(benches), profile):
             break
     progress(total, total, dtype)
+    sheet.streamed = True
     results = _accusing_ourselves(sheet.results(dtype), sheet, benches)
     results = _with_counterexamples(target, results, sheet, benches, dtype)
     self_consistent = any(r.id.endswith(".autodiff") and r.reason.startswith("blocked by forward.") for r in results)
@@ -136,11 +193,11 @@ def _run_one(target, faces, profile, dtype, seed, only, progress, declared) -> V
         stopped = (*stopped, f"{sheet.unasked} cases were judged by autodiff alone: {slow}")
     if dtype in COARSE and any(r.outcome == NOT_PROVIDED and "too coarse" in r.reason for r in results):
         stopped = (*stopped, f"{dtype} is too coarse for differences: autodiff alone judged the gradients")
-    notes = (*sheet.notes(), *vacuity(sheet), *stopped)
+    notes = (*sheet.notes(), *stopped)
     declared = dict.fromkeys(b.candidate.variant.words for b in benches if not b.candidate.variant.textbook)
     notes = (*(f"judged as a variant of the textbook LSTM: {words}" for words in declared), *notes)
     kind = "self-consistency" if self_consistent else "variant" if declared else "textbook"
-    return _verdict(target, profile, seed, results, sheet.judged, began, kind, notes)
+    return _verdict(target, profile, seed, results, sheet.judged, began, kind, notes, tuple(vacuity(sheet)))
 
 
 def _compile_oracle(candidate: Candidate) -> None:
@@ -324,12 +381,17 @@ def _most_telling(r: Result) -> int:
     return next(n for n, prefix in enumerate(_TELLING) if r.id.startswith(prefix))
 
 
-def _verdict(target, profile, seed, results, judged, began, kind, notes) -> Verdict:
-    packages = ("lstm-ref", "numpy", "jax", "hypothesis")
-    versions = {"python": platform.python_version()}
-    for name in packages:
+def _verdict(target, profile, seed, results, judged, began, kind, notes, blind=(), incomplete: str = "") -> Verdict:
+    told = {"notes": tuple(notes), "versions": versions(), "vacuity": blind, "incomplete": incomplete}
+    return Verdict(target, profile.name, seed, tuple(results), judged, time.monotonic() - began, kind, **told)
+
+
+def versions() -> dict[str, str]:
+    """What a verdict rests on: the versions of Python and of the packages that judged."""
+    found = {"python": platform.python_version()}
+    for name in ("lstm-ref", "numpy", "jax", "hypothesis"):
         try:
-            versions[name] = metadata.version(name)
+            found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
-            versions[name] = "not installed"
-    return Verdict(target, profile.name, seed, tuple(results), judged, time.monotonic() - began, kind, tuple(notes), versions=versions)
+            found[name] = "not installed"
+    return found

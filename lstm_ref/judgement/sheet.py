@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -22,6 +23,7 @@ from .verdict import (
     ZERO,
     Evidence,
     Result,
+    Sight,
 )
 
 COARSE = ("bfloat16", "float16")  # differences cannot resolve a gradient in them
@@ -49,11 +51,14 @@ class Tally:
     notes: dict[str, None] = field(default_factory=dict)
     sizes: list[tuple[Sizes, bool]] = field(default_factory=list)
     failing: list[Spec] = field(default_factory=list)
+    sights: list[float] = field(default_factory=list)
 
     def add(self, e: Evidence, spec: Spec, model: bool, needed: bool) -> None:
         self.cases += 1
         if e.outcome != UNRESOLVED:
             self.sizes.append((spec.sizes, e.outcome == FAIL))
+        if e.outcome == PASS and e.sight is not None:
+            self.sights.append(e.sight)
         self.failed += e.outcome == FAIL
         self.failing += [spec] if e.outcome == FAIL else []
         self.unresolved += e.outcome == UNRESOLVED
@@ -78,6 +83,7 @@ class Sheet:
     def __init__(self, checks: dict[str, Check], wanted: set[str], due: set[str]):
         self.checks, self.wanted, self.due, self.judged = checks, wanted, due, 0
         self.extras, self.unasked = 0.0, 0  # seconds of cases with differences, laws or state; cases that went without
+        self.streamed = False  # whether every case was judged that was to be
         self.reading = ""  # the variant that the forward pass is, where it is none of the textbook
         self.tallies = {id_: Tally() for id_ in checks}
         self.plain_failures: set[str] = set()
@@ -134,8 +140,9 @@ class Sheet:
     def _result(self, check: Check, dtype: str) -> Result:
         t = self.tallies[check.id]
         spec = t.where[0] if t.where else None
-        made = Result(check.id, dtype, PASS, t.cases, t.unresolved, t.zero, t.failed, t.worst, spec, check.equations)
-        made = replace(made, failing=tuple(t.failing))
+        sight = Sight(min(t.sights), statistics.median(t.sights), max(t.sights), len(t.sights)) if t.sights else None
+        counts = (t.cases, t.unresolved, t.zero, t.failed)
+        made = Result(check.id, dtype, PASS, *counts, t.worst, spec, check.equations, failing=tuple(t.failing), sight=sight)
         if check.id not in self.wanted:
             return replace(made, outcome=DESELECTED)
         if check.id in GROUPS:

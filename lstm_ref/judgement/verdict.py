@@ -19,7 +19,8 @@ class Evidence(NamedTuple):
     """One check in one case.
 
     `ratio` is the worst error as a fraction of its tolerance and belongs to the entry `index` of `quantity`; `rule`
-    is the inequality that decided, as text.
+    is the inequality that decided, as text. `condition` is C at that entry, where the tolerance is κ·u·C alone. `sight` is
+    the smallest error in any one entry, as a share of the block's largest true entry, that is sure to have failed here.
     """
 
     outcome: str
@@ -33,6 +34,18 @@ class Evidence(NamedTuple):
     tolerance: float | None = None
     rule: str = ""
     note: str = ""
+    condition: float | None = None
+    sight: float | None = None
+
+
+class Sight(NamedTuple):
+    """How small an error a check was able to see in its resolved cases, as a share of a block's largest true entry: where it
+    saw best, in half of the cases, and where it saw worst."""
+
+    smallest: float
+    median: float
+    largest: float
+    cases: int
 
 
 @dataclass(frozen=True)
@@ -78,6 +91,7 @@ class Result:
     counterexample: Counterexample | None = None
     failing: tuple[Spec, ...] = ()
     region: str = ""
+    sight: Sight | None = None
 
     @property
     def chapter(self) -> str:
@@ -95,7 +109,8 @@ class Verdict:
 
     `kind` is "textbook" when gradients were judged against autodiff, "variant" when against that of a declared variant,
     "self-consistency" when only against differences of the candidate's own forward pass.
-    `explanation` (see diagnosis) names the wrong term where that is known, else it is None.
+    `explanation` (see diagnosis) names the wrong term where that is known, else it is None. `vacuity` says what the run could
+    not have seen, `incomplete` why it ended before it was done ("" if it was not interrupted).
     """
 
     target: str
@@ -108,6 +123,8 @@ class Verdict:
     notes: tuple[str, ...] = ()
     explanation: Any = None
     versions: dict[str, str] = field(default_factory=dict)
+    vacuity: tuple[str, ...] = ()
+    incomplete: str = ""
 
     @property
     def outcome(self) -> str:
@@ -186,4 +203,6 @@ def merged(verdicts: list[Verdict]) -> Verdict:
         tuple(dict.fromkeys(n for v in verdicts for n in v.notes)),
         next((v.explanation for v in verdicts if v.explanation), None),
         first.versions,
+        tuple(dict.fromkeys(n for v in verdicts for n in v.vacuity)),
+        next((v.incomplete for v in verdicts if v.incomplete), ""),
     )

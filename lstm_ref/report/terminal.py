@@ -25,6 +25,7 @@ from ..judgement.verdict import (
     Verdict,
 )
 from . import against, words
+from .bounds import bounded
 
 STYLE = {
     PASS: "green",
@@ -70,6 +71,7 @@ def progress(console: Console):
 
 def card(console: Console, v: Verdict, layout: Layout | None, files: dict[tuple[str, str], str]) -> None:
     """Print the verdict: every check, then what failed, then the verdict line."""
+    v = bounded(v)
     for dtype in v.dtypes:
         console.print(f"[bold]{escape(v.target)}[/]  {dtype}  ({v.profile}, seed {v.seed})")
         results = [r for r in v.results if r.dtype == dtype]
@@ -89,7 +91,7 @@ def card(console: Console, v: Verdict, layout: Layout | None, files: dict[tuple[
     if len(failures) > SHOWN_FAILURES:
         rest = ", ".join(r.id for r in failures[SHOWN_FAILURES:])
         console.print(f"also failing: {rest}\n", highlight=False, soft_wrap=True)
-    for note in v.notes:
+    for note in (*v.notes, *v.vacuity, *filter(None, [v.incomplete])):
         console.print(f"note: {escape(note)}", highlight=False, soft_wrap=True)
     if told := words.explanation(v):
         console.print(escape(told) + "\n", highlight=False, soft_wrap=True, style="bold")
@@ -99,6 +101,7 @@ def card(console: Console, v: Verdict, layout: Layout | None, files: dict[tuple[
 
 def side_by_side(console: Console, other: Verdict, held: list[Comparison]) -> None:
     """Print the verdict line of the candidate that another was held against, and what came of that."""
+    other, held = bounded(other), bounded(held)
     console.print()
     console.print(escape(words.headline(other)), style=VERDICT_STYLE[other.outcome], highlight=False, soft_wrap=True)
     console.print(escape(words.meaning(other)), highlight=False, soft_wrap=True)
