@@ -34,7 +34,7 @@ from .judge import Bench
 from .manifest import CHECKS, manifest
 from .regions import condition
 from .run import evidence_on, replay
-from .verdict import BLOCKED, EXPECTED, FAIL, NOT_RUN, PASS, UNEXPECTED, Counterexample, Result, Verdict
+from .verdict import BLOCKED, EXPECTED, FAIL, NOT_RUN, PASS, UNEXPECTED, Counterexample, Result, Verdict, one_primary
 
 FILE = "lstm-ref.toml"  # the file of `lstm-ref expect` unless it is told another; nothing else reads one unasked
 HEAD = "# Expected failures of lstm-ref, written by `lstm-ref expect update` and `prune`: comments are not kept."
@@ -173,7 +173,7 @@ def held(
     for r in v.results:
         e = known.get((r.id, r.dtype))
         results.append(_held(r, e, _again(v.target, faces, e), removal(v.target, path), today) if e and r.outcome in (PASS, FAIL) else r)
-    return replace(v, results=_one_primary(_blocked(results)))
+    return replace(v, results=one_primary(_blocked(results)))
 
 
 def _again(target: str, faces: list[Candidate], e: Expectation) -> Result:
@@ -222,15 +222,6 @@ def _blocked(results: list[Result]) -> tuple[Result, ...]:
         return r.outcome == NOT_RUN and r.reason.startswith("blocked by ") and (by(r), r.dtype) in expected
 
     return tuple(replace(r, outcome=BLOCKED) if blocked(r) else r for r in results)
-
-
-def _one_primary(results: tuple[Result, ...]) -> tuple[Result, ...]:
-    """Where the check that the counterexample was made small for is expected to fail, the next one that fails on it shows it."""
-    sharing = [r for r in results if r.outcome == FAIL and r.counterexample is not None]
-    if not sharing or any(r.counterexample.primary for r in sharing):
-        return results
-    first = sharing[0]
-    return tuple(replace(r, counterexample=replace(r.counterexample, primary=True)) if r is first else r for r in results)
 
 
 # --- updating and pruning --------------------------------------------------------------------------------------------

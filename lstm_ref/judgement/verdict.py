@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from ..cases import Spec
@@ -206,3 +207,18 @@ def merged(verdicts: list[Verdict]) -> Verdict:
         tuple(dict.fromkeys(n for v in verdicts for n in v.vacuity)),
         next((v.incomplete for v in verdicts if v.incomplete), ""),
     )
+
+
+def one_primary(results: tuple[Result, ...]) -> tuple[Result, ...]:
+    """Where the check that the counterexample was made small for fails no longer, the first one that shares it shows it."""
+    sharing = [r for r in results if r.outcome == FAIL and r.counterexample is not None]
+    if not sharing or any(r.counterexample.primary for r in sharing):
+        return results
+    first = sharing[0]
+    return tuple(replace(r, counterexample=replace(r.counterexample, primary=True)) if r is first else r for r in results)
+
+
+def narrowed(v: Verdict, wanted: Callable[[Result], bool]) -> Verdict:
+    """The verdict on some of the checks of a run: the others are deselected. What they saw still decides what blocks what."""
+    results = tuple(r if wanted(r) else replace(r, outcome=DESELECTED, counterexample=None) for r in v.results)
+    return replace(v, results=one_primary(results))
