@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import datetime
 import math
+import os
 import pathlib
 import signal
 import threading
@@ -39,13 +40,17 @@ def check(
     report: Annotated[pathlib.Path | None, typer.Option(help="also write the verdict as JSON, with that of --against")] = None,
     isolate: Isolate = False,
     expect: Annotated[pathlib.Path | None, typer.Option(help="a file of expected failures, as `lstm-ref expect update` writes")] = None,
+    github: Annotated[bool, typer.Option("--github", help="write annotations, and a summary to $GITHUB_STEP_SUMMARY")] = False,
+    badge: Annotated[pathlib.Path | None, typer.Option(help="write a badge, as the JSON that shields.io reads")] = None,
     against: Annotated[str | None, typer.Option(help="another target: judge both, and hold one against the other")] = None,
 ) -> None:
     """Judge every gradient of an LSTM. Exit code 0 pass, 1 fail, 2 usage, 3 inconclusive."""
+    from .candidates.place import place
     from .diagnosis.explain import explained
     from .judgement import expected
     from .judgement.against import pairs
     from .judgement.run import Interrupted, run
+    from .report import github as to_github
     from .report import json_report, terminal
 
     console, began = Console(), datetime.datetime.now(datetime.UTC)
@@ -74,9 +79,15 @@ def check(
     files = [keep_counterexamples(v, pathlib.Path(FAILURES)) for v in verdicts[:1]]
     for v, kept in zip(verdicts, files, strict=False):
         terminal.card(console, v, layouts[0], kept)
-    if report is not None:
+    if report is not None or github or badge is not None:
         runs = [json_report.run_data(v, layout, kept) for v, layout, kept in zip(verdicts, layouts, [*files, {}], strict=False)]
-        json_report.write(report, json_report.dumps(json_report.document(runs, held, why, began)))
+        document = json_report.document(runs, held, why, began)
+        if report is not None:
+            json_report.write(report, json_report.dumps(document))
+        if badge is not None:
+            json_report.write(badge, to_github.badge(document))
+        if github:
+            _to_github(document, {target: place(faces[0], target)})
     code = CODES[verdicts[0].outcome] if verdicts else INCONCLUSIVE
     if len(verdicts) > 1:
         terminal.side_by_side(console, verdicts[1], held)
@@ -85,6 +96,17 @@ def check(
     if why:
         Console(stderr=True).print(f"lstm-ref: {why}", style="yellow", highlight=False, markup=False, soft_wrap=True)
     raise typer.Exit(INCONCLUSIVE if why and code == PASS else code)
+
+
+def _to_github(document: dict, places: dict) -> None:
+    from .report import github
+
+    typer.echo(github.annotations(document, {k: p for k, p in places.items() if p is not None}), nl=False)
+    if path := os.environ.get("GITHUB_STEP_SUMMARY"):
+        try:
+            github.append(path, github.summary(document))
+        except OSError as error:
+            raise _usage(ValueError(f"$GITHUB_STEP_SUMMARY is {path}, which cannot be written: {error.strerror}")) from None
 
 
 @contextlib.contextmanager

@@ -34,6 +34,8 @@ def pytest_addoption(parser):
     group.addoption("--lstm-report", default=None, metavar="FILE", help="write the verdicts as JSON")
     group.addoption("--lstm-html", default=None, metavar="FILE", help="write the verdicts as a page")
     group.addoption("--lstm-expect", default=None, metavar="FILE", help="a file of expected failures: such tests xfail")
+    group.addoption("--lstm-github", action="store_true", help="write annotations, and a summary to $GITHUB_STEP_SUMMARY")
+    group.addoption("--lstm-badge", default=None, metavar="FILE", help="write a badge, as the JSON that shields.io reads")
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -250,10 +252,11 @@ def hold(judged) -> None:
 
 
 class Session:
-    """What the process that reports has heard so far, from its own tests or from the workers of xdist."""
+    """What the process that reports has heard so far, from its own tests or from the workers of xdist: `found` holds what was told
+    of each (target, dtype), `lost` which workers died."""
 
     def __init__(self, config):
-        self.config, self.found, self.lost = config, {}, []  # found: (target, dtype) -> what was told of its verdict
+        self.config, self.found, self.lost, self.annotations = config, {}, [], ""
 
     @property
     def silent(self) -> bool:
@@ -264,7 +267,7 @@ class Session:
         """Write reports that say that the run has not ended: a path that cannot be written is a usage error, and a process that
         is killed leaves them."""
         if self.config.getoption("lstm") and not self.silent:
-            self._write("the run has not ended")
+            self._write("the run has not ended", ended=False)
 
     def take(self, told: dict) -> None:
         self.found[told["target"], told["dtype"]] = told
@@ -283,7 +286,7 @@ class Session:
             return
         if not self.found and exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
             session.exitstatus = pytest.ExitCode.USAGE_ERROR
-        self._write(self._incomplete(session, exitstatus))
+        self.annotations = self._write(self._incomplete(session, exitstatus), ended=True)
 
     def _incomplete(self, session, exitstatus) -> str:
         """Why the reports are not whole; "" if they are."""
@@ -302,16 +305,19 @@ class Session:
             why.append(f"not judged: {missing}")
         return "; ".join(why)
 
+    def _found(self) -> list[dict]:
+        return [self.found[key] for key in sorted(self.found, key=self._turn)]
+
     def _turn(self, key: tuple[str, str]) -> tuple[int, int]:
         """Targets in the order in which they were named, dtypes likewise."""
         targets = _targets(self.config)
         return targets.index(key[0]), list(_dtypes(self.config, key[0])).index(key[1])
 
-    def _write(self, incomplete: str) -> None:
+    def _write(self, incomplete: str, ended: bool) -> str:
         from .report import session
 
         try:
-            session.write(self.config.option, [self.found[key] for key in sorted(self.found, key=self._turn)], incomplete)
+            return session.write(self.config.option, self._found(), incomplete, ended)
         except ValueError as error:
             raise pytest.UsageError(f"lstm-ref: {error}") from None
 
@@ -319,12 +325,14 @@ class Session:
         if self.silent or not (self.found or config.getoption("lstm")):
             return
         terminalreporter.section("lstm-ref")
-        for told in (self.found[key] for key in sorted(self.found, key=self._turn)):
+        for told in self._found():
             for line in told["lines"]:
                 terminalreporter.write_line(line)
         if not self.found:
             terminalreporter.write_line(f"ERROR: {NOTHING_JUDGED}")
-        for option in ("report", "html"):
+        if config.getoption("lstm_github"):
+            terminalreporter.write(self.annotations)
+        for option in ("report", "html", "badge"):
             if path := config.getoption(f"lstm_{option}"):
                 terminalreporter.write_line(f"wrote {path}")
 
