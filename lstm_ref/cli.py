@@ -101,7 +101,7 @@ def check(
 def _to_github(document: dict, places: dict) -> None:
     from .report import github
 
-    typer.echo(github.annotations(document, {k: p for k, p in places.items() if p is not None}), nl=False)
+    typer.echo(github.errors(document, {k: p for k, p in places.items() if p is not None}), nl=False)
     if path := os.environ.get("GITHUB_STEP_SUMMARY"):
         try:
             github.append(path, github.summary(document))
@@ -199,6 +199,25 @@ def replay(
     text = words.failure(result, lstm) if result.outcome == "fail" else words.summary_line(result)
     console.print(text, highlight=False, markup=False, soft_wrap=True)
     raise typer.Exit(CODES.get(result.outcome, INCONCLUSIVE))
+
+
+@app.command()
+def compare(
+    before: Annotated[pathlib.Path, typer.Argument(help="a report, as check --report writes it")],
+    after: Annotated[pathlib.Path, typer.Argument(help="another one: of the same LSTM later, or of another LSTM")],
+    json: Annotated[bool, typer.Option("--json", help="print the comparison as JSON")] = False,
+) -> None:
+    """Say what got better or worse between two reports. Exit code 0 same or better, 1 worse, 2 usage, 3 incomparable."""
+    from .report import compare as report
+    from .report import json_report
+
+    try:
+        found = report.compare(json_report.load(before), json_report.load(after))
+    except ValueError as error:
+        raise _usage(error) from None
+    text = report.dumps(found).rstrip() if json else report.text(found)
+    Console().print(text, highlight=False, markup=False, emoji=False, soft_wrap=True)
+    raise typer.Exit({"worse": FAIL, "incomparable": INCONCLUSIVE}.get(found.outcome, PASS))
 
 
 expect_app = typer.Typer(no_args_is_help=True, help="Failures that are known: pin them to counterexamples, and remove what passes now.")

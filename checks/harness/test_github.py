@@ -49,21 +49,21 @@ def parsed(text: str) -> list[tuple[dict, str]]:
 
 def test_a_failing_run_is_one_error_with_the_diagnosis_where_the_gradients_are_written(failing):
     target = failing["runs"][0]["target"]
-    [(properties, message)] = parsed(github.annotations(failing, {target: ("mine.py", 7)}))
+    [(properties, message)] = parsed(github.errors(failing, {target: ("mine.py", 7)}))
     assert properties == {"file": "mine.py", "line": "7", "title": f"lstm-ref: fail, {target} float64"}
     assert message.startswith("diagnosis: every db_k is averaged over the batch")
     assert re.search(
         r"^grad\.b_f\.autodiff \[float64\] fail: in \d+ of \d+ cases, \S+ × tolerance; every failing case has B > 1", message, re.M
     )
-    assert github.annotations(failing).startswith("::error title=")
+    assert github.errors(failing).startswith("::error title=")
 
 
 def test_a_passing_run_is_no_error(passing):
-    assert github.annotations(passing) == ""
+    assert github.errors(passing) == ""
 
 
 def test_a_run_that_is_not_complete_is_an_error(passing):
-    [(properties, message)] = parsed(github.annotations({**passing, "complete": False, "incomplete": "worker gw0 died"}))
+    [(properties, message)] = parsed(github.errors({**passing, "complete": False, "incomplete": "worker gw0 died"}))
     assert properties == {"title": "lstm-ref: not complete"}
     assert message == "worker gw0 died"
 
@@ -75,7 +75,7 @@ def hostile(document: dict) -> dict:
 
 
 def test_hostile_text_is_the_text_of_one_command_only(failing):
-    text = github.annotations(hostile(failing), {HOSTILE: ("a,b:c%.py", 1)})
+    text = github.errors(hostile(failing), {HOSTILE: ("a,b:c%.py", 1)})
     [(properties, message)] = parsed(text)
     assert properties["file"] == "a,b:c%.py"
     assert properties["title"] == f"lstm-ref: fail, {HOSTILE} float64"
@@ -100,7 +100,7 @@ def test_the_summary_is_bounded(failing):
     text = github.summary(many)
     assert len(text.encode()) < 2**20
     assert "the rest is left out" in text
-    assert github.annotations(many).count("\n") == 10
+    assert github.errors(many).count("\n") == 10
 
 
 def test_the_summary_says_verdict_and_diagnosis_first(failing):

@@ -24,7 +24,7 @@ TROUBLE = (FAIL, UNEXPECTED, TIMEOUT, CANNOT_TELL)
 SPECIAL = frozenset("\\`*_{}[]<>()#|~&@:!")
 
 
-def annotations(document: dict, places: Mapping[str, tuple[str, int]] | None = None) -> str:
+def errors(document: dict, places: Mapping[str, tuple[str, int]] | None = None) -> str:
     """One error for every run that does not pass, at the line where the candidate's gradients are written, if `places` knows it."""
     lines = []
     for run in document["runs"]:
@@ -49,18 +49,8 @@ def _explained(run: dict) -> list[str]:
 
 def _checks(run: dict) -> list[str]:
     found = [r for r in _loudest(run) if r["outcome"] in TROUBLE] or [r for r in _loudest(run) if r["outcome"] == NOT_RUN]
-    lines = [f"{r['id']} [{r['dtype']}] {r['outcome']}: {_why(r)}" for r in found[:LINES]]
+    lines = [f"{r['id']} [{r['dtype']}] {r['outcome']}: {words.why(r)}" for r in found[:LINES]]
     return lines + ([f"… and {len(found) - LINES} more"] if len(found) > LINES else [])
-
-
-def _why(r: dict) -> str:
-    """How often and by how much a check fails, and whatever is said beside the rule that decided."""
-    worst = r["worst"]
-    if r["outcome"] != FAIL or not worst:
-        return r["reason"]
-    told = f"in {r['failed']} of {r['cases']} cases, {words.ratio(float(worst['ratio']))} × tolerance"
-    more = r["reason"].removeprefix(worst["rule"]).lstrip("; ")
-    return f"{told}; {more}" if more else told
 
 
 def _loudest(run: dict) -> list[dict]:

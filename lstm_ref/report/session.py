@@ -62,7 +62,7 @@ def write(options, found: Sequence[dict], incomplete: str, ended: bool) -> str:
             github.append(path, github.summary(document))
         except OSError as error:
             raise ValueError(f"$GITHUB_STEP_SUMMARY is {path}, which cannot be written: {error.strerror}") from None
-    return github.annotations(document, {one["target"]: tuple(one["place"]) for one in found if one["place"]})
+    return github.errors(document, {one["target"]: tuple(one["place"]) for one in found if one["place"]})
 
 
 def _write(path: str, text: str) -> None:

@@ -167,6 +167,16 @@ def _location(place) -> list[str]:
     return lines
 
 
+def why(r: dict) -> str:
+    """Of a result as data: how often and by how much it fails, and whatever is said beside the rule that decided."""
+    worst = r["worst"]
+    if r["outcome"] != FAIL or not worst:
+        return r["reason"]
+    told = f"in {r['failed']} of {r['cases']} cases, {ratio(float(worst['ratio']))} × tolerance"
+    more = r["reason"].removeprefix(worst["rule"]).lstrip("; ")
+    return f"{told}; {more}" if more else told
+
+
 _KEEP = "keep what the backward pass needs in what `pullback` returns, or compute it from the inputs that `vjp` is given, not in the object"
 STATE_HINTS = {
     "state.interleaved": _KEEP,
