@@ -38,6 +38,7 @@ def check(
     only: Annotated[str | None, typer.Option(help="patterns of check ids, such as 'grad.*,state.repeat'")] = None,
     sizes: Annotated[str | None, typer.Option(help="hold sizes fixed in every case, such as T=16,H=64")] = None,
     report: Annotated[pathlib.Path | None, typer.Option(help="also write the verdict as JSON, with that of --against")] = None,
+    html: Annotated[pathlib.Path | None, typer.Option(help="also write it as a page (needs the extra html)")] = None,
     isolate: Isolate = False,
     expect: Annotated[pathlib.Path | None, typer.Option(help="a file of expected failures, as `lstm-ref expect update` writes")] = None,
     github: Annotated[bool, typer.Option("--github", help="write annotations, and a summary to $GITHUB_STEP_SUMMARY")] = False,
@@ -51,11 +52,15 @@ def check(
     from .judgement.against import pairs
     from .judgement.run import Interrupted, run
     from .report import github as to_github
+    from .report import html as html_report
     from .report import json_report, terminal
 
     console, began = Console(), datetime.datetime.now(datetime.UTC)
     verdicts, layouts, held, why = [], [], [], ""
     try:
+        _can_write(report, html, badge)
+        if html is not None:
+            html_report.ready()
         with _stopped_once(), terminal.progress(Console(stderr=True)) as progress:
             try:
                 known = expected.read(expect) if expect else ()
@@ -79,11 +84,13 @@ def check(
     files = [keep_counterexamples(v, pathlib.Path(FAILURES)) for v in verdicts[:1]]
     for v, kept in zip(verdicts, files, strict=False):
         terminal.card(console, v, layouts[0], kept)
-    if report is not None or github or badge is not None:
+    if github or any(path is not None for path in (report, html, badge)):
         runs = [json_report.run_data(v, layout, kept) for v, layout, kept in zip(verdicts, layouts, [*files, {}], strict=False)]
         document = json_report.document(runs, held, why, began)
         if report is not None:
             json_report.write(report, json_report.dumps(document))
+        if html is not None:
+            json_report.write(html, html_report.page(document))
         if badge is not None:
             json_report.write(badge, to_github.badge(document))
         if github:
@@ -107,6 +114,13 @@ def _to_github(document: dict, places: dict) -> None:
             github.append(path, github.summary(document))
         except OSError as error:
             raise _usage(ValueError(f"$GITHUB_STEP_SUMMARY is {path}, which cannot be written: {error.strerror}")) from None
+
+
+def _can_write(*paths: pathlib.Path | None) -> None:
+    """Raise ValueError for a file that cannot be written, before a run and not after it."""
+    for path in filter(None, paths):
+        if path.is_dir() or not path.parent.is_dir():
+            raise ValueError(f"{path} cannot be written: {'it is a folder' if path.is_dir() else f'there is no folder {path.parent}'}")
 
 
 @contextlib.contextmanager

@@ -16,9 +16,11 @@ from pathlib import Path
 import jsonschema
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from lstm_ref import cases, verify
 from lstm_ref.candidates.load import plug
+from lstm_ref.cli import app
 from lstm_ref.judgement import record
 from lstm_ref.judgement import run as engine
 from lstm_ref.judgement.verdict import FAIL, Evidence, Result, Verdict
@@ -327,6 +329,32 @@ def test_an_interrupted_run_reports_what_it_had_judged(tmp_path, name, how, code
     assert document["incomplete"] in text
     assert ("FAIL" if name == "SlowWrong" else "INCONCLUSIVE") in text
     assert "Traceback" not in text
+
+
+def test_a_worker_that_is_killed_leaves_a_whole_report_that_says_so(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "killed.py").write_text(
+        "import os, signal, sys\n"
+        f"sys.path.insert(0, {str(HERE)!r})\n"
+        "from strangers import CellByCell\n"
+        "class Killed(CellByCell):\n"
+        "    def pullback(self, p):\n"
+        "        if p['x'].shape[0] > 6:\n"
+        "            os.kill(os.getpid(), signal.SIGKILL)\n"
+        "        return super().pullback(p)\n"
+    )
+    done = CliRunner().invoke(
+        app, ["check", "killed.py:Killed", "--isolate", "--only", "contract.*,grad.*.autodiff", "--report", "out.json"]
+    )
+    assert done.exit_code == 1, done.output
+    document = json_report.load("out.json")
+    valid(document)
+    assert (document["complete"], document["outcome"]) == (True, "fail")
+    found = {r["id"]: r for r in document["runs"][0]["results"]}
+    assert found["contract.call"]["outcome"] == "fail"
+    assert "SIGKILL" in found["contract.call"]["reason"]
+    assert found["contract.call"]["failed"] < found["contract.call"]["cases"]
+    assert found["grad.W_f.autodiff"]["outcome"] == "pass"
 
 
 def test_ctrl_c_in_python_is_a_keyboard_interrupt_with_the_verdict_so_far(few):

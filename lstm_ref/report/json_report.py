@@ -18,6 +18,7 @@ import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 
 from ..candidates.layout import Layout
+from ..diagnosis.heat import Heat
 from ..judgement.against import Comparison
 from ..judgement.manifest import CHECKS
 from ..judgement.record import RecordError, as_record
@@ -61,6 +62,7 @@ def run_data(v: Verdict, layout: Layout | None = None, files: Mapping[tuple[str,
         "vacuity": list(v.vacuity),
         "power": {d: _power(v, d) for d in v.dtypes},
         "explanation": _explanation(v),
+        "heat": _heat(v.heat),
         "results": [_result(r, v, primary, layout, files or {}) for r in v.results],
         "seconds": round(v.seconds, 3),
     }
@@ -178,6 +180,7 @@ def _result(r: Result, v: Verdict, primary: dict[str, str], layout: Layout | Non
         "equations": list(r.equations),
         "reason": r.reason,
         "sight": None if r.sight is None else r.sight._asdict(),
+        "ratios": [_plain(float(f"{q:.3g}")) for q in r.ratios],
         "counterexample": _record(r) if own else None,
         "shares": primary.get(r.dtype, "") if c is not None and not own else "",
         "shrunk": _evidence(c.evidence) if c is not None else None,
@@ -241,6 +244,23 @@ def _explanation(v: Verdict) -> dict | None:
         "location": place,
         "regions": [{"condition": r.condition, "failed": r.failed, "passed": r.passed} for r in x.regions],
     }
+
+
+def _heat(h: Heat | None) -> dict | None:
+    if h is None:
+        return None
+    told = {k: _plain(getattr(h, k)) for k in ("dtype", "missing", "flows")} | {"where": _where(h.where)}
+    for name in ("steps", "alone"):
+        told[name] = [
+            {
+                "quantity": r.quantity,
+                "gate": r.gate,
+                "stage": r.stage,
+                "ratios": [None if q is None else _plain(float(f"{q:.3g}")) for q in r.ratios],
+            }
+            for r in getattr(h, name)
+        ]
+    return told
 
 
 def _plain(q):
