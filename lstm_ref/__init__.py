@@ -40,7 +40,7 @@ def verify(
     isolate: bool = False,
     expect: str | pathlib.Path | None = None,
 ) -> Verdict:
-    """Judge an LSTM and return the verdict; a bad candidate never raises.
+    """Judge an LSTM and return the verdict, which a notebook shows as a card; a bad candidate never raises.
 
     lstm      a class, a function without arguments that makes an instance, an instance, or a target as on the command
               line ("my_module:MyLSTM", "torch:")
@@ -57,6 +57,7 @@ def verify(
     from .diagnosis.explain import explained
     from .judgement import expected
     from .judgement.run import run
+    from .report.notebook import shown
 
     if isolate and not isinstance(lstm, str):
         form = 'isolate=True needs a target as on the command line, such as "my_module:MyLSTM"'
@@ -65,7 +66,6 @@ def verify(
         from .candidates.isolate import isolated as load
     faces = load(lstm) if isinstance(lstm, str) else plug(lstm)
     dtypes = tuple(d.strip() for d in dtype.split(",")) if dtype else None
-    if expect is None:
-        return explained(run(faces[0].name, faces, profile, dtypes, seed, only), faces)
-    known = expected.due(expected.read(expect), faces[0].name, faces, expect)
-    return explained(expected.held(run(faces[0].name, faces, profile, dtypes, seed, only), faces, known, expect), faces)
+    known = expected.due(expected.read(expect), faces[0].name, faces, expect) if expect is not None else ()
+    verdict = run(faces[0].name, faces, profile, dtypes, seed, only)
+    return shown(explained(expected.held(verdict, faces, known, expect) if known else verdict, faces))

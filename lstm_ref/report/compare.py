@@ -143,9 +143,10 @@ def _kind(was: str, now: str) -> str | None:
     return "worse" if was == GOOD and now != HELD_UP else "other"
 
 
-def _factor(one: dict, two: dict) -> float | None:
+def _factor(one: dict, two: dict) -> float:
+    """By how much the worst error has grown; 1 where one of them is none."""
     shares = [float(r["worst"]["ratio"]) if r["worst"] else 0.0 for r in (one, two)]
-    return shares[1] / shares[0] if all(0 < s < math.inf for s in shares) else None
+    return shares[1] / shares[0] if all(0 < s < math.inf for s in shares) else 1.0
 
 
 def _share(r: dict) -> str:
