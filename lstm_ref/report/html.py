@@ -44,7 +44,7 @@ def page(document: dict) -> str:
     outcomes = [run["outcome"] for run in document["runs"]]
     tally = {o: outcomes.count(o) for o in ("fail", "inconclusive", "pass") if o in outcomes}
     told = {"doc": document, "runs": runs, "tally": tally, "title": _title(document), "style": markupsafe.Markup(css)}
-    return environment.from_string(template).render(told)
+    return environment.from_string(template).render(told).lstrip()
 
 
 def _title(document: dict) -> str:

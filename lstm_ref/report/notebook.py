@@ -21,7 +21,7 @@ STYLE = """
 .lstm-ref-card p { margin: .3em 0 }
 .lstm-ref-card .verdict { font-weight: bold; color: var(--lstm-ref-tone) }
 .lstm-ref-card pre { white-space: pre-wrap; margin: .4em 0; background: transparent; color: inherit }
-.lstm-ref-card table { border-collapse: collapse; margin: .4em 0 }
+.lstm-ref-card table { border-collapse: collapse; margin: .4em 0; font-size: inherit; color: inherit }
 .lstm-ref-card th, .lstm-ref-card td { text-align: left; padding: .1em .8em .1em 0; font-weight: normal; vertical-align: top }
 .lstm-ref-card thead th { opacity: .7 }
 """.strip()
