@@ -143,7 +143,8 @@ def test_a_fix_fails_the_run_with_the_command_that_removes_the_entry(flat, right
     assert verdict.outcome == "fail"
     assert outcomes(verdict)["grad.b_f.autodiff"] == "unexpected pass"
     due = (
-        "grad.b_f.autodiff [float64] passes, and its pinned counterexample passes now; it was expected to fail: known since May. "
+        "2 checks pass that were expected to fail, the first is grad.b_f.autodiff [float64]: it passes, and its pinned "
+        "counterexample passes now; it was expected to fail: known since May. "
         f"Remove the entry: lstm-ref expect prune mine --expect {path}"
     )
     assert due in words.meaning(verdict)
@@ -299,8 +300,9 @@ def test_from_pinning_to_pruning_at_the_desk(here):
     assert not (here / "lstm-ref.toml").exists()
     code, text = command("expect", "update", "mine.py:Mine", *FEW, "--reason", "a mean by design", "--until", "2999-12-31")
     assert code == 0
-    assert "pinned   grad.b_f.autodiff [float64], only where B > 1, until 2999-12-31: a mean by design (lstm-ref.expected" in text
-    assert "judge with it: lstm-ref check mine.py:Mine --expect lstm-ref.toml" in text
+    assert "pinned      grad.b_f.autodiff [float64], only where B > 1, until 2999-12-31\n" in text
+    assert "reason: a mean by design\nwrote lstm-ref.toml, and 2 counterexamples into lstm-ref.expected: keep both with the code\n" in text
+    assert "judge with them: lstm-ref check mine.py:Mine --expect lstm-ref.toml" in text
     code, text = command("check", "mine.py:Mine", *FEW)
     assert code == 1, "nothing is expected unasked"
     code, text = command("check", "mine.py:Mine", *FEW, "--expect", "lstm-ref.toml")

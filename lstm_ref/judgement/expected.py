@@ -185,7 +185,7 @@ def _held(r: Result, e: Expectation, again: Result, remove: str, today: datetime
     if again.outcome != FAIL:
         seen = {PASS: "passes now"}.get(again.outcome, f"is {again.outcome} now")
         if r.outcome == PASS:
-            told = f"passes, and its pinned counterexample {seen}; it was expected to fail: {e.reason}. Remove the entry: {remove}"
+            told = f"it passes, and its pinned counterexample {seen}; it was expected to fail: {e.reason}. Remove the entry: {remove}"
             return replace(r, outcome=UNEXPECTED, reason=told)
         told = f"the pinned counterexample of what was expected ({e.reason}) {seen}, so this is another failure"
         return replace(r, reason=f"{told}. Remove the entry: {remove}")

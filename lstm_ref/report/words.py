@@ -87,8 +87,10 @@ def meaning(v: Verdict) -> str:
         halves += f". This is a self-consistency verdict: {why}, so its own differences judged the gradients"
     if v.gradientless:
         halves += ". No gradient was judged: the candidate gives none, and its outputs alone were held against the textbook's"
-    for r in (r for r in v.results if r.outcome == UNEXPECTED):
-        halves += f". {r.id} [{r.dtype}] {r.reason}"
+    if surprising := [r for r in v.results if r.outcome == UNEXPECTED]:
+        n = len(surprising)
+        told = f"{n} checks pass that were expected to fail, the first is " if n > 1 else ""
+        halves += f". {told}{surprising[0].id} [{surprising[0].dtype}]: {surprising[0].reason}"
     if v.outcome == "inconclusive":
         unseen = [r for r in v.results if r.outcome in ("cannot tell", "timeout", "not run")]
         halves += f". {len(unseen)} check{'s' * (len(unseen) != 1)} could not be decided"
