@@ -50,8 +50,9 @@ def verify(
     isolate   run the LSTM in a process of its own, which may crash or hang; for a target only
     expect    a file of expected failures, as `lstm-ref expect update` writes
 
-    Raises TargetError (a ValueError) when `lstm` cannot be plugged in, ValueError for an unknown profile, dtype or id, and for a
-    file of expected failures that is not understood.
+    Raises TargetError (a ValueError) when `lstm` cannot be plugged in, ValueError for an unknown profile, dtype or id and for a file of
+    expected failures that is not understood, and on Ctrl-C judgement.run.Interrupted, a KeyboardInterrupt with the verdict on what
+    had been judged.
     """
     from .candidates.load import load, plug
     from .diagnosis.explain import explained

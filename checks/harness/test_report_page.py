@@ -17,6 +17,8 @@ from lstm_ref.diagnosis import mutants
 from lstm_ref.diagnosis.edges import EDGES, GROUPS, HEAD_EDGES, HEAD_GROUPS
 from lstm_ref.diagnosis.localise import BACKWARD_ORDER
 from lstm_ref.judgement import run as engine
+from lstm_ref.judgement.against import hold
+from lstm_ref.judgement.tolerances import PRECISIONS
 from lstm_ref.reference.symbols import EQUATIONS
 from lstm_ref.report import html, json_report, picture
 
@@ -49,9 +51,12 @@ def documents() -> dict[str, dict]:
     halved = judged(spoilt(change_gradients=lambda g: {**g, "W_f": 0.5 * g["W_f"]}))
     random = judged(spoilt(change_gradients=lambda g: {**g, "x": g["x"][::-1] * 1.5 + 0.1}))
     passing = judged(CellByCell, dtype="float64,float32")
+    faces = [plug(lstm)[0] for lstm in (CellByCell, FAULTS["dc_next dropped"][0])]
+    beside = [hold(*faces, PRECISIONS["float64"])]
+    held = json_report.document([*passing["runs"], *dropped["runs"]], beside)
     together = json_report.document([*passing["runs"], *dropped["runs"], *halved["runs"]])
     bad = json_report.document([json_report.run_data(hostile())], incomplete="<img src=x onerror=alert(1)>")
-    return {"passing": passing, "dropped": dropped, "halved": halved, "random": random, "together": together, "hostile": bad}
+    return {"passing": passing, "dropped": dropped, "halved": halved, "random": random, "together": together, "held": held, "hostile": bad}
 
 
 class Reader(HTMLParser):
@@ -85,7 +90,7 @@ class Reader(HTMLParser):
         return [e for e in self.found if e["tag"] in tags]
 
 
-@pytest.mark.parametrize("name", ["passing", "dropped", "halved", "random", "together", "hostile"])
+@pytest.mark.parametrize("name", ["passing", "dropped", "halved", "random", "together", "held", "hostile"])
 def test_a_page_is_whole_alone_and_has_what_a_screen_reader_needs(documents, name):
     text = html.page(documents[name])
     page = Reader(text)
@@ -138,6 +143,9 @@ def test_the_verdict_comes_first_and_the_parts_in_their_order(documents):
         "What this run was able to see",
         "Every check",
     ]
+    held = Reader(html.page(documents["held"]))
+    assert [e["text"] for e in held.all("h2")][:2] == ["Overview", "Held against each other"]
+    assert any("differ in gradient of" in e["text"] for e in held.all("p"))
     together = Reader(html.page(documents["together"]))
     assert next(e for e in together.all("h2"))["text"] == "Overview"
     assert len([e for e in together.found if e["at"].get("class") == "run"]) == 3
@@ -355,7 +363,7 @@ CONTRAST = """() => {
 }"""
 
 
-@pytest.mark.parametrize("name", ["passing", "dropped", "together", "hostile"])
+@pytest.mark.parametrize("name", ["passing", "dropped", "held", "hostile"])
 def test_nothing_scrolls_sideways_at_any_width(opened, name):
     for width in WIDTHS:
         page = opened(name, width)

@@ -161,12 +161,11 @@ def timeless(q):
 AGAIN = """
 import sys
 sys.path.insert(0, {root!r})
-from checks.harness.strangers import MeanLoss
 from checks.harness.test_reports import FEW, Wrong, engine, json_report, plug, timeless, verify
 
 engine.PROFILES["ci"] = FEW
-runs = [json_report.run_data(verify(lstm, profile="ci"), plug(lstm)[0].layout) for lstm in (Wrong, MeanLoss)]
-print(json_report.dumps(timeless(json_report.document(runs))))
+run = json_report.run_data(verify(Wrong, profile="ci"), plug(Wrong)[0].layout)
+print(json_report.dumps(timeless(json_report.document([run]))))
 """
 
 
@@ -344,6 +343,43 @@ def test_an_interrupted_run_reports_what_it_had_judged(tmp_path, name, how, code
     assert document["incomplete"] in text
     assert ("FAIL" if name == "SlowWrong" else "INCONCLUSIVE") in text
     assert "Traceback" not in text
+
+
+def test_a_second_ctrl_c_ends_the_process_at_once(tmp_path):
+    code = (
+        "import time\n"
+        "from lstm_ref.cli import _stopped_once\n"
+        "with _stopped_once():\n"
+        "    try:\n"
+        "        print('ready', flush=True)\n"
+        "        time.sleep(60)\n"
+        "    except KeyboardInterrupt:\n"
+        "        print('again', flush=True)\n"
+        "        time.sleep(60)\n"
+    )
+    run = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    for due in ("ready", "again"):
+        assert run.stdout.readline().strip() == due
+        run.send_signal(signal.SIGINT)
+    run.communicate(timeout=30)
+    assert run.returncode == -signal.SIGINT
+
+
+def test_an_interruption_before_the_first_case_leaves_a_report_too(tmp_path, monkeypatch):
+    from lstm_ref import cli
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cli, "_loaded", stop)
+    done = CliRunner().invoke(app, ["check", "ref:", "--report", "out.json", "--html", "out.html"])
+    assert done.exit_code == 3
+    document = json_report.load("out.json")
+    valid(document)
+    assert (document["complete"], document["incomplete"]) == (False, "interrupted before a case was judged")
+    assert (document["outcome"], document["runs"]) == ("inconclusive", [])
+    assert "Nothing was judged" in (tmp_path / "out.html").read_text(encoding="utf-8")
 
 
 def test_a_worker_that_is_killed_leaves_a_whole_report_that_says_so(tmp_path, monkeypatch):

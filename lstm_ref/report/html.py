@@ -106,6 +106,8 @@ def _run(run: dict) -> dict:
     return {
         "data": run,
         "lead": lead,
+        "with_forward": any(r["id"].startswith("forward.") for r in results),
+        "whole": not run["incomplete"] and "deselected" not in counts and all(p["autodiff"] for p in run["power"].values()),
         "more": more,
         "sights": {d: {truth: _sight(p[truth]) for truth in TRUTHS} for d, p in run["power"].items()},
         "shown": shown,

@@ -219,7 +219,12 @@ def _power(v: Verdict, dtype: str) -> dict:
         kind = r.id.rpartition(".")[2]
         if r.dtype == dtype and r.chapter == "grad":
             by[kind] = max(by[kind], r.cases - r.unresolved)
-    return {"cases": by, **found, "told": words.power(dtype, found, by), "published": words.PUBLISHED_POWER.get(dtype, "")}
+    return {
+        "cases": by,
+        **found,
+        "told": words.power(dtype, found, by),
+        "published": words.PUBLISHED_POWER.get(dtype, "") if found["autodiff"] else "",
+    }
 
 
 def _explanation(v: Verdict) -> dict | None:
