@@ -15,13 +15,14 @@ from lstm_ref.report import json_report
 HARNESS = Path(__file__).parent
 WRONG = "lambda s: {k: 2 * v if k == 'b_f' else v for k, v in pull(s).items()}"
 HEAD = f"import os, signal, sys\nsys.path.insert(0, {str(HARNESS)!r})\nfrom strangers import CellByCell\n"
-PROGRAM = (
-    HEAD
-    + f"class Wrong(CellByCell):\n    def pullback(self, p):\n        out, pull = super().pullback(p)\n        return out, {WRONG}\n"
-    + "class Right(CellByCell):\n    supports = {'dtypes': ['float64', 'float32']}\n"
+FEW = "supports = {'T': 2, 'B': 2, 'D': 2, 'H': 3}"  # one size is compiled and judged in no time
+PROGRAM = HEAD + (
+    f"class Wrong(CellByCell):\n    {FEW}\n    def pullback(self, p):\n        out, pull = super().pullback(p)\n"
+    f"        return out, {WRONG}\n"
+    "class Right(CellByCell):\n    supports = {'T': 2, 'B': 2, 'D': 2, 'H': 3, 'dtypes': ['float64', 'float32']}\n"
 )
 STOPS = HEAD + (
-    "class Stops(CellByCell):\n"
+    f"class Stops(CellByCell):\n    {FEW}\n"
     "    calls = 0\n"
     "    def pullback(self, p):\n"
     "        Stops.calls += 1\n"
@@ -101,13 +102,13 @@ def test_what_failed_is_run_again_and_alone(here):
 
 
 def test_stopping_at_the_first_failure_says_what_was_not_judged(here):
-    (here / "mine.py").write_text(
-        PROGRAM.replace("class Wrong(CellByCell):\n", "class Wrong(CellByCell):\n    supports = {'h_T': False}\n")
-    )
-    done = pytest_in(here, "--lstm", "mine.py:Wrong", "-x", "-q", "--lstm-report", "out.json")
+    (here / "mine.py").write_text(PROGRAM + "class Mute(CellByCell):\n    def pullback(self, p):\n        raise RuntimeError('no')\n")
+    done = pytest_in(here, "--lstm", "mine.py:Mute", "--lstm", "mine.py:Wrong", "-x", "-q", "--lstm-report", "out.json")
     assert done.returncode == 1
     assert done.stdout.count("FAILED ") == 1
-    assert json_report.load(here / "out.json")["complete"], "its one run was judged before its first test ended"
+    document = json_report.load(here / "out.json")
+    assert document["incomplete"] == "stopping after 1 failures; not judged: mine.py:Wrong float64"
+    assert [run["target"] for run in document["runs"]] == ["mine.py:Mute"]
 
 
 def test_collecting_and_silence(here):

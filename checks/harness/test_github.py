@@ -133,6 +133,7 @@ def test_badges(failing, passing):
 
 
 def test_the_place_is_where_the_gradients_are_written(monkeypatch, tmp_path):
+    monkeypatch.delenv("GITHUB_WORKSPACE", raising=False)
     monkeypatch.chdir(HERE)
     source = (HERE / "planted.py").read_text(encoding="utf-8").splitlines()
     path, line = place(plug(FAULTS["dc_next dropped"][0])[0], "planted")
@@ -141,6 +142,9 @@ def test_the_place_is_where_the_gradients_are_written(monkeypatch, tmp_path):
     assert place(load("ref:")[0], "ref:") is None, "not of the project that is worked on"
     assert place(load("torch:")[0], "torch:planted.py:LSTM") == ("planted.py", 1)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GITHUB_WORKSPACE", str(HERE.parent))
+    assert place(plug(FAULTS["dc_next dropped"][0])[0], "planted") == ("harness/planted.py", line)
+    monkeypatch.delenv("GITHUB_WORKSPACE")
     assert place(plug(FAULTS["dc_next dropped"][0])[0], f"{planted.__file__}:X") is None
 
 

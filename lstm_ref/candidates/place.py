@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import pathlib
 import re
 
@@ -14,8 +15,8 @@ FILE = re.compile(r"(?:.*:)?([^:]+\.py):[^:]*")
 
 
 def place(face: Candidate, target: str) -> tuple[str, int] | None:
-    """The file, relative to the working directory, and the line of the method that gives the gradients. The file of the target and
-    line 1 where it cannot be asked (another process, a wrapper of a framework); None where the code lies elsewhere."""
+    """The file and the line of the method that gives the gradients; the file relative to $GITHUB_WORKSPACE, where a job's repository
+    lies, or to the working directory. The target's file and line 1 where it cannot be asked (another process, a wrapper of a framework); None where the code lies elsewhere."""
     named = FILE.fullmatch(target)
     try:
         method = inspect.unwrap(getattr(face.make(), WAYS.get(face.kind, face.kind)))
@@ -30,7 +31,9 @@ def place(face: Candidate, target: str) -> tuple[str, int] | None:
 
 
 def _here(path: pathlib.Path) -> str | None:
-    path, folder = path.resolve(), pathlib.Path.cwd()
-    if not path.is_file() or path.is_relative_to(PACKAGE) or not path.is_relative_to(folder):
+    path = path.resolve()
+    folders = [pathlib.Path(p).resolve() for p in (os.environ.get("GITHUB_WORKSPACE"), ".") if p]
+    near = next((f for f in folders if path.is_relative_to(f)), None)
+    if near is None or not path.is_file() or path.is_relative_to(PACKAGE):
         return None
-    return path.relative_to(folder).as_posix()
+    return path.relative_to(near).as_posix()

@@ -34,7 +34,7 @@ from .judge import Bench
 from .manifest import CHECKS, manifest
 from .regions import condition
 from .run import evidence_on, replay
-from .verdict import BLOCKED, EXPECTED, FAIL, NOT_RUN, PASS, UNEXPECTED, Counterexample, Result, Verdict, one_primary
+from .verdict import BLOCKED, DESELECTED, EXPECTED, FAIL, NOT_RUN, PASS, UNEXPECTED, Counterexample, Result, Verdict, one_primary
 
 FILE = "lstm-ref.toml"  # the file of `lstm-ref expect` unless it is told another; nothing else reads one unasked
 HEAD = "# Expected failures of lstm-ref, written by `lstm-ref expect update` and `prune`: comments are not kept."
@@ -173,7 +173,7 @@ def held(
     for r in v.results:
         e = known.get((r.id, r.dtype))
         results.append(_held(r, e, _again(v.target, faces, e), removal(v.target, path), today) if e and r.outcome in (PASS, FAIL) else r)
-    return replace(v, results=one_primary(_blocked(results)))
+    return replace(v, results=one_primary(_blocked(results, set(known))))
 
 
 def _again(target: str, faces: list[Candidate], e: Expectation) -> Result:
@@ -210,10 +210,11 @@ def _sizes(spec: Spec) -> str:
     return ", ".join(f"{k}={n}" for k, n in zip("TBDH", spec.sizes, strict=False)) + f", {spec.regime}"
 
 
-def _blocked(results: list[Result]) -> tuple[Result, ...]:
+def _blocked(results: list[Result], known: set[tuple[str, str]]) -> tuple[Result, ...]:
     """What did not run because of an expected failure is not held against the run. Where a call itself fails nothing was judged,
     and that stays without a verdict."""
-    expected = {(r.id, r.dtype) for r in results if r.outcome == EXPECTED and r.chapter != "contract"}
+    awaited = [r for r in results if r.outcome == EXPECTED or (r.outcome == DESELECTED and (r.id, r.dtype) in known)]
+    expected = {(r.id, r.dtype) for r in awaited if r.chapter != "contract"}
 
     def by(r: Result) -> str:
         return r.reason.removeprefix("blocked by ").partition(",")[0].partition(":")[0].strip()

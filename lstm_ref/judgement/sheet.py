@@ -94,6 +94,7 @@ class Sheet:
         self.checks, self.wanted, self.due, self.judged = checks, wanted, due, 0
         self.extras, self.unasked = 0.0, 0  # seconds of cases with differences, laws or state; cases that went without
         self.streamed = False  # whether every case was judged that was to be
+        self.always = ("contract", "forward", "grad") if wanted & set(GROUPS) else ("contract", "forward")
         self.reading = ""  # the variant that the forward pass is, where it is none of the textbook
         self.tallies = {id_: Tally() for id_ in checks}
         self.plain_failures: set[str] = set()
@@ -120,8 +121,8 @@ class Sheet:
                     t.worst, t.where = e, (spec, model)
 
     def needs(self, id_: str) -> bool:
-        """Whether a check is tallied: what is wanted, and what may block others even where it is not."""
-        return id_ in self.wanted or (id_.partition(".")[0] in ("contract", "forward") and id_ in self.checks)
+        """Whether a check is tallied: what is wanted, and what may block others, or fail in a group of cases, even where it is not."""
+        return id_ in self.wanted or (id_ in self.checks and id_.partition(".")[0] in self.always)
 
     def guilty_groups(self) -> dict[str, dict[str, int]]:
         """For each group of cases, the checks that fail because of it, with how often.
