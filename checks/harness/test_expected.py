@@ -115,8 +115,9 @@ def test_another_failure_beside_an_expected_one_is_a_failure_with_a_case(flat, p
     verdict = expected.held(*flat, one, path)
     assert verdict.outcome == "fail"
     assert [r.id for r in verdict.failures()] == [f"grad.b_{k}.autodiff" for k in "ico"]
-    assert verdict.failures()[0].counterexample.primary
-    assert "again" in words.failure(verdict.failures()[0], "mine", None, "file.json")
+    shown = [r for r in verdict.failures() if r.counterexample is not None]
+    assert [r.counterexample.primary for r in shown] == [True] + [False] * (len(shown) - 1)
+    assert "again" in words.failure(shown[0], "mine", None, "file.json")
 
 
 def test_what_an_expected_failure_kept_from_running_does_not_hold_the_run_up(flat, pins):
@@ -300,10 +301,7 @@ def test_from_pinning_to_pruning_at_the_desk(here):
     assert code == 1
     code, text = command("expect", "update", "mine.py:Mine", *FEW)
     assert code == 2
-    assert (
-        "4 checks fail: grad.b_f.autodiff [float64], grad.b_i.autodiff [float64], grad.b_c.autodiff [float64], grad.b_o.autodiff [float64]; say"
-        in text
-    )
+    assert "4 checks fail: grad.b_f.autodiff [float64], grad.b_i.autodiff [float64], grad.b_c" in text
     assert not (here / "lstm-ref.toml").exists()
     code, text = command("expect", "update", "mine.py:Mine", *FEW, "--reason", "a mean by design", "--until", "2999-12-31")
     assert code == 0

@@ -16,7 +16,8 @@ FILE = re.compile(r"(?:.*:)?([^:]+\.py):[^:]*")
 
 def place(face: Candidate, target: str) -> tuple[str, int] | None:
     """The file and the line of the method that gives the gradients; the file relative to $GITHUB_WORKSPACE, where a job's repository
-    lies, or to the working directory. The target's file and line 1 where it cannot be asked (another process, a wrapper of a framework); None where the code lies elsewhere."""
+    lies, or to the working directory. The target's file and line 1 where the method cannot be asked (another process, a wrapper of a
+    framework); None where the code lies elsewhere."""
     named = FILE.fullmatch(target)
     try:
         method = inspect.unwrap(getattr(face.make(), WAYS.get(face.kind, face.kind)))
