@@ -51,12 +51,11 @@ def check(
     from .judgement import expected
     from .judgement.against import pairs
     from .judgement.run import Interrupted, run
-    from .report import github as to_github
     from .report import html as html_report
     from .report import json_report, terminal
 
     console, began = Console(), datetime.datetime.now(datetime.UTC)
-    verdicts, layouts, held, why = [], [], [], ""
+    faces, verdicts, layouts, held, why = [], [], [], [], ""
     try:
         _can_write(report, html, badge)
         if html is not None:
@@ -87,14 +86,9 @@ def check(
     if github or any(path is not None for path in (report, html, badge)):
         runs = [json_report.run_data(v, layout, kept) for v, layout, kept in zip(verdicts, layouts, [*files, {}], strict=False)]
         document = json_report.document(runs, held, why, began)
-        if report is not None:
-            json_report.write(report, json_report.dumps(document))
-        if html is not None:
-            json_report.write(html, html_report.page(document))
-        if badge is not None:
-            json_report.write(badge, to_github.badge(document))
+        _written(document, report, html, badge)
         if github:
-            _to_github(document, {target: place(faces[0], target)})
+            _to_github(document, {target: place(faces[0], target)} if faces else {})
     code = CODES[verdicts[0].outcome] if verdicts else INCONCLUSIVE
     if len(verdicts) > 1:
         terminal.side_by_side(console, verdicts[1], held)
@@ -114,6 +108,22 @@ def _to_github(document: dict, places: dict) -> None:
             github.append(path, github.summary(document))
         except OSError as error:
             raise _usage(ValueError(f"$GITHUB_STEP_SUMMARY is {path}, which cannot be written: {error.strerror}")) from None
+
+
+def _written(document: dict, report: pathlib.Path | None, html: pathlib.Path | None, badge: pathlib.Path | None) -> None:
+    """Write the document as JSON, as a page and as a badge, where they are asked for."""
+    from .report import github, json_report
+    from .report import html as html_report
+
+    try:
+        if report is not None:
+            json_report.write(report, json_report.dumps(document))
+        if html is not None:
+            json_report.write(html, html_report.page(document))
+        if badge is not None:
+            json_report.write(badge, github.badge(document))
+    except OSError as error:
+        raise _usage(error) from None
 
 
 def _can_write(*paths: pathlib.Path | None) -> None:

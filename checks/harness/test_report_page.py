@@ -7,19 +7,22 @@ import re
 from collections import Counter
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from lstm_ref import verify
 from lstm_ref.candidates.load import plug
+from lstm_ref.cases import Spec
 from lstm_ref.cli import app
 from lstm_ref.diagnosis import mutants
 from lstm_ref.diagnosis.edges import EDGES, GROUPS, HEAD_EDGES, HEAD_GROUPS
+from lstm_ref.diagnosis.heat import heat
 from lstm_ref.diagnosis.localise import BACKWARD_ORDER
 from lstm_ref.judgement import run as engine
 from lstm_ref.judgement.against import hold
 from lstm_ref.judgement.tolerances import PRECISIONS
-from lstm_ref.reference.symbols import EQUATIONS
+from lstm_ref.reference.symbols import EQUATIONS, Sizes
 from lstm_ref.report import html, json_report, picture
 
 from .planted import FAULTS
@@ -250,6 +253,20 @@ def test_the_heat_map_shows_the_first_wrong_quantity_and_says_what_is_not_known(
     assert {row["quantity"] for row in halved["alone"] if max(row["ratios"]) > 1} == {"W_f"}
 
 
+def test_the_heat_map_is_of_a_case_that_fails_and_of_none_where_all_is_right():
+    float64 = PRECISIONS["float64"]
+    assert heat(plug(CellByCell)[0], float64) is None
+    late = FAULTS["an error only at T ≥ 6"][0]
+    assert heat(plug(late)[0], float64) is None  # the small case is right, and no other is given
+    found = heat(plug(late)[0], float64, Spec(Sizes(7, 2, 3, 4, 1)))
+    (dx,) = (row for row in found.steps if row.quantity == "x")
+    assert [q > 1 for q in dx.ratios] == [t == 5 for t in range(7)]
+    assert all(q <= 1 for row in found.steps if row.quantity != "x" for q in row.ratios)
+    nan = spoilt(change_gradients=lambda g: {**g, "x": np.full_like(g["x"], np.nan)})
+    (dx,) = (row for row in heat(plug(nan)[0], float64).steps if row.quantity == "x")
+    assert set(dx.ratios) == {np.inf}
+
+
 # escaping
 
 
@@ -288,6 +305,18 @@ def test_a_file_that_cannot_be_written_is_refused_before_the_run(tmp_path, monke
     assert told in " ".join(done.output.split())
 
 
+def test_a_file_that_cannot_be_written_in_the_end_is_told_in_a_sentence(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(json_report, "write", full)
+    done = CliRunner().invoke(app, ["check", "ref:", "--only", "contract.call", "--report", "out.json"])
+    assert done.exit_code == 2
+    assert "PASS" in done.output
+    assert "No space left on device" in done.output
+
+
 def test_the_command_writes_the_page_of_its_own_document(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     done = CliRunner().invoke(app, ["check", "ref:", "--only", "contract.*", "--html", "out.html", "--report", "out.json"])
@@ -301,10 +330,11 @@ def test_the_command_writes_the_page_of_its_own_document(tmp_path, monkeypatch):
 @pytest.fixture(scope="module")
 def browser():
     program = required("chromium")
-    playwright = pytest.importorskip("playwright.sync_api")
+    from playwright.sync_api import sync_playwright
+
     quiet = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
     quiet += ["--disable-component-update", "--disable-sync"]
-    with playwright.sync_playwright() as driver:
+    with sync_playwright() as driver:
         started = driver.chromium.launch(executable_path=program, args=quiet)
         yield started
         started.close()

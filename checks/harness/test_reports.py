@@ -147,6 +147,8 @@ def test_the_published_figures_are_those_of_the_page():
     assert len(rows) == len(words.PUBLISHED_POWER) == 2
     for dtype, mutants, killed, entry, alarms in rows:
         told = words.PUBLISHED_POWER[dtype]
+        digits, power = entry.split("e-")
+        entry = f"{digits}·10⁻{power.translate(str.maketrans('0123456789', '⁰¹²³⁴⁵⁶⁷⁸⁹'))}"
         for due in (f"{killed} of {mutants}", f"{entry} of the block", alarms.replace(" in ", " false alarms in ")):
             assert due in told, due
 
@@ -179,6 +181,14 @@ def test_two_runs_with_one_seed_give_the_same_json_but_for_times():
     one, two = (run.communicate(timeout=300)[0] for run in runs)
     assert json.loads(one)["runs"][0]["outcome"] == "fail"
     assert one == two
+
+
+def test_a_document_that_is_not_complete_does_not_pass(passing, failing):
+    runs = [*passing["runs"]]
+    assert json_report.document(runs)["outcome"] == "pass"
+    assert json_report.document(runs, incomplete="interrupted")["outcome"] == "inconclusive"
+    assert json_report.document([*runs, *failing["runs"]], incomplete="interrupted")["outcome"] == "fail"
+    assert json_report.document([])["outcome"] == "inconclusive"
 
 
 def test_no_number_that_is_not_finite_breaks_the_file():

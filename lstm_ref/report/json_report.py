@@ -76,10 +76,12 @@ def document(
     seconds: float | None = None,
 ) -> dict:
     """Runs as one document. Its outcome is that of the worst run; where candidates were held against each other, that of the first
-    run and of holding them. `incomplete` says why the document is not whole, if no run says it; `began` is when the runs began."""
+    run and of holding them; what is not complete does not pass.
+    `incomplete` says why the document is not whole, if no run says it; `began` is when the runs began."""
     beside = [_held(bounded(c)) for c in held]
     outcomes = [run["outcome"] for run in (runs[:1] if beside else runs)] + [HELD_OUTCOME.get(h["outcome"], INCONCLUSIVE) for h in beside]
     why = bounded(incomplete) or next((run["incomplete"] for run in runs if run["incomplete"]), "")
+    outcomes += [INCONCLUSIVE] if why else []
     seconds = sum(run["seconds"] for run in runs) if seconds is None else seconds
     began = began or datetime.datetime.now(datetime.UTC) - datetime.timedelta(seconds=seconds)
     return {
