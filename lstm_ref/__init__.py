@@ -13,6 +13,7 @@ verdict.outcome       # "pass" | "fail" | "inconclusive"
 from __future__ import annotations
 
 import importlib
+import pathlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -31,9 +32,15 @@ def __getattr__(name: str):
 
 
 def verify(
-    lstm, profile: str = "quick", dtype: str | None = None, seed: int | None = None, only: str | None = None, isolate: bool = False
+    lstm,
+    profile: str = "quick",
+    dtype: str | None = None,
+    seed: int | None = None,
+    only: str | None = None,
+    isolate: bool = False,
+    expect: str | pathlib.Path | None = None,
 ) -> Verdict:
-    """Judge an LSTM and return the verdict; a bad candidate never raises.
+    """Judge an LSTM and return the verdict, which a notebook shows as a card; a bad candidate never raises.
 
     lstm      a class, a function without arguments that makes an instance, an instance, or a target as on the command
               line ("my_module:MyLSTM", "torch:")
@@ -41,13 +48,17 @@ def verify(
     dtype     "float64" (default), "float32", "bfloat16", "float16", or several separated by commas
     only      patterns of check ids, such as "grad.*,state.repeat"
     isolate   run the LSTM in a process of its own, which may crash or hang; for a target only
+    expect    a file of expected failures, as `lstm-ref expect update` writes
 
-    Raises TargetError (a ValueError) when `lstm` cannot be plugged in, ValueError for an unknown profile, dtype or id, and on Ctrl-C
-    judgement.run.Interrupted, a KeyboardInterrupt with the verdict on what had been judged.
+    Raises TargetError (a ValueError) when `lstm` cannot be plugged in, ValueError for an unknown profile, dtype or id and for a file of
+    expected failures that is not understood, and on Ctrl-C judgement.run.Interrupted, a KeyboardInterrupt with the verdict on what
+    had been judged.
     """
     from .candidates.load import load, plug
     from .diagnosis.explain import explained
+    from .judgement import expected
     from .judgement.run import run
+    from .report.notebook import shown
 
     if isolate and not isinstance(lstm, str):
         form = 'isolate=True needs a target as on the command line, such as "my_module:MyLSTM"'
@@ -56,4 +67,6 @@ def verify(
         from .candidates.isolate import isolated as load
     faces = load(lstm) if isinstance(lstm, str) else plug(lstm)
     dtypes = tuple(d.strip() for d in dtype.split(",")) if dtype else None
-    return explained(run(faces[0].name, faces, profile, dtypes, seed, only), faces)
+    known = expected.due(expected.read(expect), faces[0].name, faces, expect) if expect is not None else ()
+    verdict = run(faces[0].name, faces, profile, dtypes, seed, only)
+    return shown(explained(expected.held(verdict, faces, known, expect) if known else verdict, faces))

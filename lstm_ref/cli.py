@@ -6,8 +6,8 @@ import contextlib
 import dataclasses
 import datetime
 import math
+import os
 import pathlib
-import re
 import signal
 import threading
 from typing import Annotated
@@ -17,6 +17,7 @@ from rich.console import Console
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Is an LSTM's gradient right?", pretty_exceptions_enable=False)
 PASS, FAIL, USAGE, INCONCLUSIVE = 0, 1, 2, 3
+EXPECT_FILE = "lstm-ref.toml"  # of expected failures, for `expect`; `check` reads one only where it is named
 CODES = {"pass": PASS, "fail": FAIL, "inconclusive": INCONCLUSIVE}
 FAILURES = ".lstm-ref"  # folder for counterexamples
 
@@ -39,29 +40,36 @@ def check(
     report: Annotated[pathlib.Path | None, typer.Option(help="also write the verdict as JSON, with that of --against")] = None,
     html: Annotated[pathlib.Path | None, typer.Option(help="also write it as a page (needs the extra html)")] = None,
     isolate: Isolate = False,
+    expect: Annotated[pathlib.Path | None, typer.Option(help="a file of expected failures, as `lstm-ref expect update` writes")] = None,
+    github: Annotated[bool, typer.Option("--github", help="write annotations, and a summary to $GITHUB_STEP_SUMMARY")] = False,
+    badge: Annotated[pathlib.Path | None, typer.Option(help="write a badge, as the JSON that shields.io reads")] = None,
     against: Annotated[str | None, typer.Option(help="another target: judge both, and hold one against the other")] = None,
 ) -> None:
     """Judge every gradient of an LSTM. Exit code 0 pass, 1 fail, 2 usage, 3 inconclusive."""
+    from .candidates.place import place
     from .diagnosis.explain import explained
+    from .judgement import expected
     from .judgement.against import pairs
     from .judgement.run import Interrupted, run
     from .report import html as html_report
     from .report import json_report, terminal
 
     console, began = Console(), datetime.datetime.now(datetime.UTC)
-    verdicts, layouts, held, why = [], [], [], ""
+    faces, verdicts, layouts, held, why = [], [], [], [], ""
     try:
-        _can_write(report, html)
+        _can_write(report, html, badge)
         if html is not None:
             html_report.ready()
         with _stopped_once(), terminal.progress(Console(stderr=True)) as progress:
             try:
+                known = expected.read(expect) if expect else ()
                 faces = [_at_sizes(face, sizes) for face in _loaded(target, isolate)]
+                expected.due(known, target, faces, expect)
                 others = [_at_sizes(face, sizes) for face in _loaded(against, isolate)] if against else []
                 layouts = [faces[0].layout, *(face.layout for face in others[:1])]
                 paired = pairs(faces, others) if against else []
                 verdicts.append(run(target, faces, profile, _dtypes(dtype), seed, only, progress))
-                verdicts[0] = explained(verdicts[0], faces)
+                verdicts[0] = explained(expected.held(verdicts[0], faces, known, expect), faces)
                 if against:
                     verdicts.append(run(against, others, profile, verdicts[0].dtypes, seed, only, progress))
                     held = _held(paired, verdicts[0].dtypes, progress)
@@ -75,9 +83,12 @@ def check(
     files = [keep_counterexamples(v, pathlib.Path(FAILURES)) for v in verdicts[:1]]
     for v, kept in zip(verdicts, files, strict=False):
         terminal.card(console, v, layouts[0], kept)
-    if report is not None or html is not None:
+    if github or any(path is not None for path in (report, html, badge)):
         runs = [json_report.run_data(v, layout, kept) for v, layout, kept in zip(verdicts, layouts, [*files, {}], strict=False)]
-        _written(json_report.document(runs, held, why, began), report, html)
+        document = json_report.document(runs, held, why, began)
+        _written(document, report, html, badge)
+        if github:
+            _to_github(document, {target: place(faces[0], target)} if faces else {})
     code = CODES[verdicts[0].outcome] if verdicts else INCONCLUSIVE
     if len(verdicts) > 1:
         terminal.side_by_side(console, verdicts[1], held)
@@ -88,16 +99,29 @@ def check(
     raise typer.Exit(INCONCLUSIVE if why and code == PASS else code)
 
 
-def _written(document: dict, report: pathlib.Path | None, html: pathlib.Path | None) -> None:
-    """Write the document as JSON and as a page, where they are asked for."""
+def _to_github(document: dict, places: dict) -> None:
+    from .report import github
+
+    typer.echo(github.errors(document, {k: p for k, p in places.items() if p is not None}), nl=False)
+    if path := os.environ.get("GITHUB_STEP_SUMMARY"):
+        try:
+            github.append(path, github.summary(document))
+        except OSError as error:
+            raise _usage(ValueError(f"$GITHUB_STEP_SUMMARY is {path}, which cannot be written: {error.strerror}")) from None
+
+
+def _written(document: dict, report: pathlib.Path | None, html: pathlib.Path | None, badge: pathlib.Path | None) -> None:
+    """Write the document as JSON, as a page and as a badge, where they are asked for."""
+    from .report import github, json_report
     from .report import html as html_report
-    from .report import json_report
 
     try:
         if report is not None:
             json_report.write(report, json_report.dumps(document))
         if html is not None:
             json_report.write(html, html_report.page(document))
+        if badge is not None:
+            json_report.write(badge, github.badge(document))
     except OSError as error:
         raise _usage(error) from None
 
@@ -199,6 +223,81 @@ def replay(
     text = words.failure(result, lstm) if result.outcome == "fail" else words.summary_line(result)
     console.print(text, highlight=False, markup=False, soft_wrap=True)
     raise typer.Exit(CODES.get(result.outcome, INCONCLUSIVE))
+
+
+@app.command()
+def compare(
+    before: Annotated[pathlib.Path, typer.Argument(help="a report, as check --report writes it")],
+    after: Annotated[pathlib.Path, typer.Argument(help="another one: of the same LSTM later, or of another LSTM")],
+    json: Annotated[bool, typer.Option("--json", help="print the comparison as JSON")] = False,
+) -> None:
+    """Say what got better or worse between two reports. Exit code 0 same or better, 1 worse, 2 usage, 3 incomparable."""
+    from .report import compare as report
+    from .report import json_report
+
+    try:
+        found = report.compare(json_report.load(before), json_report.load(after))
+    except ValueError as error:
+        raise _usage(error) from None
+    text = report.dumps(found).rstrip() if json else report.text(found)
+    Console().print(text, highlight=False, markup=False, emoji=False, soft_wrap=True)
+    raise typer.Exit({"worse": FAIL, "incomparable": INCONCLUSIVE}.get(found.outcome, PASS))
+
+
+expect_app = typer.Typer(no_args_is_help=True, help="Failures that are known: pin them to counterexamples, and remove what passes now.")
+app.add_typer(expect_app, name="expect")
+Expect = Annotated[pathlib.Path, typer.Option(help="the file of expected failures")]
+
+
+@expect_app.command("update")
+def expect_update(
+    target: Target,
+    reason: Annotated[str | None, typer.Option(help="why these failures are to be lived with; due where there is anything to pin")] = None,
+    until: Annotated[datetime.datetime | None, typer.Option(formats=["%Y-%m-%d"], help="the last day on which they are expected")] = None,
+    expect: Expect = pathlib.Path(EXPECT_FILE),
+    profile: Annotated[str, typer.Option(help="quick, dev, ci or nightly")] = "quick",
+    dtype: Dtype = None,
+    seed: Seed = None,
+    only: Annotated[str | None, typer.Option(help="patterns of check ids, such as 'grad.*,state.repeat'")] = None,
+    isolate: Isolate = False,
+) -> None:
+    """Pin whatever fails now and is not expected yet. Exit code 0 if all that fails is expected then, 1 if not, 2 usage."""
+    from .judgement import expected
+    from .judgement.run import run
+    from .report import expected as report
+    from .report import terminal
+
+    console, date = Console(), until.date() if until else None
+    try:
+        known = expected.read(expect) if expect.exists() else ()
+        faces = _loaded(target, isolate)
+        expected.due(known, target, faces, expect)
+        with terminal.progress(Console(stderr=True)) as progress:
+            verdict = expected.held(run(target, faces, profile, _dtypes(dtype), seed, only, progress), faces, known, expect)
+            if verdict.failures() and not (reason or "").strip():
+                raise ValueError(f"{report.failing(verdict)}; say why that is to be lived with: --reason 'a sentence'")
+            made, without = expected.fresh(verdict, faces, reason, date, expect.parent / f"{expect.stem}.expected")
+        expected.keep(expect, known, made)
+    except ValueError as error:
+        raise _usage(error) from None
+    console.print(report.updated(verdict, list(made), without, str(expect)), highlight=False, markup=False, soft_wrap=True)
+    raise typer.Exit(FAIL if without or any(r.outcome == "unexpected pass" for r in verdict.results) else PASS)
+
+
+@expect_app.command("prune")
+def expect_prune(target: Target, expect: Expect = pathlib.Path(EXPECT_FILE), isolate: Isolate = False) -> None:
+    """Remove the entries whose counterexample passes now. Exit code 0, or 2 usage."""
+    from .judgement import expected
+    from .report import expected as report
+
+    try:
+        known = expected.read(expect)
+        gone = expected.stale(known, target, _loaded(target, isolate))
+        expected.remove(expect, known, gone)
+    except ValueError as error:
+        raise _usage(error) from None
+    left = sum(e.target in ("", target) for e in known) - len(gone)
+    Console().print(report.pruned(gone, left, target, str(expect)), highlight=False, markup=False, soft_wrap=True)
 
 
 @app.command()
@@ -396,13 +495,13 @@ def _dtypes(text: str | None) -> tuple[str, ...] | None:
 
 def keep_counterexamples(verdict, folder: pathlib.Path) -> dict[tuple[str, str], str]:
     """Write each counterexample once as JSON; the file by (check id, dtype). A folder that cannot be written is no error."""
-    from .judgement.record import RecordError, dump
+    from .judgement.record import RecordError, dump, file_name
 
     files: dict[tuple[str, str], str] = {}
     for r in verdict.failures():
         if r.counterexample is None or not r.counterexample.primary:
             continue
-        name = re.sub(r"[^A-Za-z0-9_.-]+", "_", f"{verdict.target}-{r.id}-{r.dtype}").strip("_") + ".json"
+        name = file_name(verdict.target, r.id, r.dtype)
         try:
             folder.mkdir(exist_ok=True)
             (folder / name).write_text(dump(r.counterexample), encoding="utf-8")

@@ -1,5 +1,6 @@
 """The documentation runs: its Python blocks execute, its console blocks show what the commands really print."""
 
+import os
 import re
 import shlex
 import subprocess
@@ -172,19 +173,19 @@ def test_the_page_includes_the_files_of_the_examples(name):
 
 
 def test_the_workflow_says_what_is_wrong(tmp_path):
-    """Its own lines, run on an LSTM that is wrong: the step fails, leaves what is uploaded, and annotates."""
+    """Its own lines, run on an LSTM that is wrong: the step fails, annotates, sums up, and leaves what is uploaded."""
+    pytest.importorskip("jinja2", reason="needs jinja2: pip install '.[html]'")
+    (tmp_path / "my_lstm.py").write_bytes((ROOT / "examples" / "my_lstm.py").read_bytes())
     steps = yaml.safe_load((CI / "github-actions.yml").read_text(encoding="utf-8"))["jobs"]["gradients"]["steps"]
     check = next(s["run"] for s in steps if s.get("run", "").startswith("lstm-ref check"))
-    tell = next(s["run"] for s in steps if "::error" in s.get("run", ""))
-    _, *arguments = shlex.split(
-        check.replace('"$LSTM"', f"{ROOT}/examples/my_lstm.py:Forgetful").replace("--profile ci", "--profile quick")
-    )
-    done = subprocess.run([sys.executable, "-m", "lstm_ref", *arguments], cwd=tmp_path, capture_output=True, text=True)
+    _, *arguments = shlex.split(check.replace('"$LSTM"', "my_lstm.py:Forgetful").replace("--profile ci", "--profile quick"))
+    env = {**os.environ, "GITHUB_STEP_SUMMARY": "summary.md"}
+    done = subprocess.run([sys.executable, "-m", "lstm_ref", *arguments], cwd=tmp_path, capture_output=True, text=True, env=env)
     assert done.returncode == 1, done.stderr
     for path in next(s["with"]["path"] for s in steps if "upload-artifact" in s.get("uses", "")).split():
         assert (tmp_path / path).exists()
-    program = tell.split("<<'EOF'\n")[1].removesuffix("EOF\n")
-    told = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
-    assert told.startswith("::error title=lstm-ref fail ")
+    [told] = [line for line in done.stdout.splitlines() if line.startswith("::")]
+    assert told.startswith("::error file=my_lstm.py,line=")
+    assert "title=lstm-ref%3A fail%2C my_lstm.py%3AForgetful float64+float32::" in told
     assert "is missing (B:cell)" in told
-    assert told.count("\n") == 1
+    assert "### ❌ lstm-ref: my&#95;lstm.py" in (tmp_path / "summary.md").read_text(encoding="utf-8")

@@ -131,6 +131,12 @@ def test_deselection_is_partial_and_passes():
     assert "partial: 4 of" in words.headline(verdict)
 
 
+def test_a_group_of_cases_is_judged_by_its_gradients_even_where_they_are_not_selected():
+    verdict = verify(FAULTS["an error only for H > 16"][0], only="sizes.*")
+    assert [r.id for r in verdict.failures()] == ["sizes.tiles"]
+    assert verify(CellByCell, only="sizes.*").outcome == "pass"
+
+
 def test_a_check_that_was_never_resolved_makes_the_run_inconclusive(here, monkeypatch):
     from lstm_ref.judgement import tolerances
 

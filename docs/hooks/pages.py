@@ -25,9 +25,17 @@ NAMES = re.compile(r"\w+ {2,}\S")  # a name, a gap, what it stands for: a list w
 
 def command_line() -> str:
     """Every command with its arguments and options, and the options that pytest gets."""
-    group = typer.main.get_command(cli.app)
-    parts = [_command(name, command) for name, command in group.commands.items()]
+    parts = [_command(name, command) for name, command in commands(typer.main.get_command(cli.app)).items()]
     return "\n".join([*parts, _of_pytest()])
+
+
+def commands(group) -> dict:
+    """Every command by its name, those of a group of commands as "expect update"."""
+    found = {}
+    for name, command in group.commands.items():
+        nested = commands(command) if hasattr(command, "commands") else {}
+        found |= {f"{name} {k}": c for k, c in nested.items()} if nested else {name: command}
+    return found
 
 
 def interface() -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import pathlib
+import re
 
 import numpy as np
 
@@ -25,6 +26,11 @@ KEYS = {"format", "check", "target", "dtype", "sizes", "regime", "memory", "inpu
 
 class RecordError(ValueError):
     """A file that is no counterexample of ours; the text says what was seen and what is due."""
+
+
+def file_name(target: str, check: str, dtype: str) -> str:
+    """The name of the file of a counterexample: no more of the target than a file system takes."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "_", f"{target}-{check}-{dtype}").strip("_") + ".json"
 
 
 def dump(c: Counterexample) -> str:

@@ -51,6 +51,7 @@ class Tally:
     where: tuple[Spec, bool] | None = None
     notes: dict[str, None] = field(default_factory=dict)
     sizes: list[tuple[Sizes, bool]] = field(default_factory=list)
+    failing: list[Spec] = field(default_factory=list)
     sights: list[float] = field(default_factory=list)
     ratios: list[float] = field(default_factory=list)
 
@@ -62,6 +63,7 @@ class Tally:
         if e.outcome == PASS and e.sight is not None:
             self.sights.append(e.sight)
         self.failed += e.outcome == FAIL
+        self.failing += [spec] if e.outcome == FAIL else []
         self.unresolved += e.outcome == UNRESOLVED
         self.zero += e.outcome == ZERO
         self.needed += needed
@@ -92,6 +94,7 @@ class Sheet:
         self.checks, self.wanted, self.due, self.judged = checks, wanted, due, 0
         self.extras, self.unasked = 0.0, 0  # seconds of cases with differences, laws or state; cases that went without
         self.streamed = False  # whether every case was judged that was to be
+        self.always = ("contract", "forward", "grad") if wanted & set(GROUPS) else ("contract", "forward")
         self.reading = ""  # the variant that the forward pass is, where it is none of the textbook
         self.tallies = {id_: Tally() for id_ in checks}
         self.plain_failures: set[str] = set()
@@ -113,12 +116,13 @@ class Sheet:
             if g in self.tallies:
                 t = self.tallies[g]
                 t.cases, t.unresolved = t.cases + 1, t.unresolved + (e.outcome == UNRESOLVED)
+                t.failing += [spec] if e.outcome == FAIL else []
                 if e.outcome == FAIL and (t.worst is None or t.worst.outcome != FAIL or t._simpler_failure(e, spec)):
                     t.worst, t.where = e, (spec, model)
 
     def needs(self, id_: str) -> bool:
-        """Whether a check is tallied: what is wanted, and what may block others even where it is not."""
-        return id_ in self.wanted or (id_.partition(".")[0] in ("contract", "forward") and id_ in self.checks)
+        """Whether a check is tallied: what is wanted, and what may block others, or fail in a group of cases, even where it is not."""
+        return id_ in self.wanted or (id_ in self.checks and id_.partition(".")[0] in self.always)
 
     def guilty_groups(self) -> dict[str, dict[str, int]]:
         """For each group of cases, the checks that fail because of it, with how often.
@@ -151,6 +155,7 @@ class Sheet:
         counts = (t.cases, t.unresolved, t.zero, t.failed)
         ratios = t.quantiles() if check.id.partition(".")[0] in ("grad", "inter") else ()
         made = Result(check.id, dtype, PASS, *counts, t.worst, spec, check.equations, sight=sight, ratios=ratios)
+        made = replace(made, failing=tuple(t.failing))
         if check.id not in self.wanted:
             return replace(made, outcome=DESELECTED)
         if check.id in GROUPS:
@@ -163,7 +168,8 @@ class Sheet:
             return replace(made, outcome=NOT_RUN, reason="blocked by forward.h, which says what the forward pass is")
         if t.failed:
             outcome = TIMEOUT if check.id == "contract.time" else FAIL  # slow is not wrong
-            return replace(made, outcome=outcome, reason=self._reason(check.id, t))
+            found = separating(t.sizes) if made.chapter in ("contract", "grad", "forward") else None
+            return replace(made, outcome=outcome, reason=self._reason(check.id, t, found), region=found[0] if found else "")
         if not t.cases:
             return self._absent(made)
         unseen = t.cases == t.unresolved or (t.needed and t.needed == t.needed_unresolved)
@@ -180,11 +186,10 @@ class Sheet:
         judged = any(t.cases for k, t in self.tallies.items() if k.startswith("grad.") and k.endswith(".autodiff"))
         return judged and (id_.endswith(".differences") or id_ in ("law.euler", "law.symmetry"))
 
-    def _reason(self, id_: str, t: Tally) -> str:
-        """The rule that failed, and the condition on sizes under which it does, where one decides."""
+    def _reason(self, id_: str, t: Tally, found: tuple[str, str] | None) -> str:
+        """The rule that failed, and the condition on sizes under which it does, where one is found."""
         if id_ in ("forward.h", "forward.J") and self.reading:
             return self.reading
-        found = separating(t.sizes) if id_.partition(".")[0] in ("contract", "grad", "forward") else None
         if found is None:
             return t.worst.rule
         condition, line = found

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from ..cases import Spec
@@ -11,6 +12,7 @@ from ..reference.variant import TEXTBOOK, Variant
 PASS, FAIL, UNRESOLVED, ZERO = "pass", "fail", "unresolved", "zero"  # of one check in one case
 CANNOT_TELL, TIMEOUT, NOT_RUN = "cannot tell", "timeout", "not run"  # any of these leaves a run without a verdict
 NOT_PROVIDED, DESELECTED = "not provided", "deselected"
+EXPECTED, UNEXPECTED, BLOCKED = "expected failure", "unexpected pass", "blocked"  # see expected; blocked: not run because of the first
 INCONCLUSIVE = "inconclusive"
 
 
@@ -71,7 +73,8 @@ class Counterexample:
 @dataclass(frozen=True)
 class Result:
     """One check over the whole run, for one dtype. `reason` says why an outcome is not a plain pass. `ratios` are error ÷ tolerance
-    of its resolved cases in rising order: all of them, or so many quantiles, the least and the largest among them."""
+    of its resolved cases in rising order: all of them, or so many quantiles, the least and the largest among them. `failing` are
+    the cases on which it fails, `region` the condition on sizes that separates them from those that pass, where there is one."""
 
     id: str
     dtype: str
@@ -85,6 +88,8 @@ class Result:
     equations: tuple[str, ...] = ()
     reason: str = ""
     counterexample: Counterexample | None = None
+    failing: tuple[Spec, ...] = ()
+    region: str = ""
     sight: Sight | None = None
     ratios: tuple[float, ...] = ()
 
@@ -100,7 +105,7 @@ BEHAVIOUR = ("contract", "state")
 @dataclass(frozen=True)
 class Verdict:
     """A whole run. `outcome` is "pass", "fail" or "inconclusive"; `forward`, `gradients` and `behaviour` are
-    its parts ("deselected" where the user left a whole part out).
+    its parts ("deselected" where the user left a whole part out, "expected failure" where all that fails in it is expected).
 
     `kind` is "textbook" when gradients were judged against autodiff, "variant" when against that of a declared variant,
     "self-consistency" when only against differences of the candidate's own forward pass.
@@ -126,7 +131,7 @@ class Verdict:
 
     @property
     def outcome(self) -> str:
-        """A failure before anything that could not be told, that before "pass"."""
+        """A failure, or a pass where a failure is expected, before anything that could not be told, that before "pass"."""
         return _fold(self.results)
 
     @property
@@ -172,14 +177,17 @@ class Verdict:
 
 def _half(results) -> str:
     results = list(results)
-    return DESELECTED if results and all(r.outcome == DESELECTED for r in results) else _fold(results)
+    if results and all(r.outcome == DESELECTED for r in results):
+        return DESELECTED
+    folded = _fold(results)
+    return EXPECTED if folded == PASS and any(r.outcome == EXPECTED for r in results) else folded
 
 
 def _fold(results) -> str:
-    outcomes = [r.outcome for r in results]
-    if FAIL in outcomes:
+    outcomes = {r.outcome for r in results}
+    if outcomes & {FAIL, UNEXPECTED}:
         return FAIL
-    if any(o in (CANNOT_TELL, TIMEOUT, NOT_RUN) for o in outcomes) or PASS not in outcomes:
+    if outcomes & {CANNOT_TELL, TIMEOUT, NOT_RUN} or not outcomes & {PASS, EXPECTED}:
         return INCONCLUSIVE
     return PASS
 
@@ -203,3 +211,18 @@ def merged(verdicts: list[Verdict]) -> Verdict:
         next((v.heat for v in verdicts if v.heat), None),
         first.faces,
     )
+
+
+def one_primary(results: tuple[Result, ...]) -> tuple[Result, ...]:
+    """Where the check that the counterexample was made small for fails no longer, the first one that shares it shows it."""
+    sharing = [r for r in results if r.outcome == FAIL and r.counterexample is not None]
+    if not sharing or any(r.counterexample.primary for r in sharing):
+        return results
+    first = sharing[0]
+    return tuple(replace(r, counterexample=replace(r.counterexample, primary=True)) if r is first else r for r in results)
+
+
+def narrowed(v: Verdict, wanted: Callable[[Result], bool]) -> Verdict:
+    """The verdict on some of the checks of a run: the others are deselected. What they saw still decides what blocks what."""
+    results = tuple(r if wanted(r) else replace(r, outcome=DESELECTED, counterexample=None) for r in v.results)
+    return replace(v, results=one_primary(results))

@@ -10,8 +10,10 @@ from typing import Any
 from . import picture
 
 SIGNS = {"pass": "✓", "fail": "✗", "inconclusive": "?", "cannot tell": "?", "timeout": "?", "not run": "?", "agree": "✓", "differ": "✗"}
-CLASSES = {"✓": "good", "✗": "bad", "?": "open"}
+SIGNS |= {"expected failure": "!", "unexpected pass": "✗"}
+CLASSES = {"✓": "good", "✗": "bad", "?": "open", "!": "open"}
 ORDER = {"fail": 0, "timeout": 1, "not run": 2, "cannot tell": 3, "pass": 4, "not provided": 5, "deselected": 6}
+ORDER |= {"unexpected pass": 0, "expected failure": 1, "blocked": 3}
 LEFT, RIGHT, ROW = 46, 388, 26  # of a strip plot
 LEAST, MOST = -4, 18  # powers of ten that are drawn; what lies beyond stands at the edge
 TRUTHS = ("autodiff", "differences")

@@ -10,7 +10,20 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 
 from ..candidates.layout import Layout
 from ..judgement.against import Comparison
-from ..judgement.verdict import CANNOT_TELL, DESELECTED, FAIL, NOT_PROVIDED, NOT_RUN, PASS, TIMEOUT, Result, Verdict
+from ..judgement.verdict import (
+    BLOCKED,
+    CANNOT_TELL,
+    DESELECTED,
+    EXPECTED,
+    FAIL,
+    NOT_PROVIDED,
+    NOT_RUN,
+    PASS,
+    TIMEOUT,
+    UNEXPECTED,
+    Result,
+    Verdict,
+)
 from . import against, words
 from .bounds import bounded
 
@@ -20,6 +33,9 @@ STYLE = {
     CANNOT_TELL: "yellow",
     TIMEOUT: "yellow",
     NOT_RUN: "yellow",
+    EXPECTED: "yellow",
+    UNEXPECTED: "bold red",
+    BLOCKED: "dim",
     NOT_PROVIDED: "dim",
     DESELECTED: "dim",
 }
@@ -59,10 +75,11 @@ def card(console: Console, v: Verdict, layout: Layout | None, files: dict[tuple[
     for dtype in v.dtypes:
         console.print(f"[bold]{escape(v.target)}[/]  {dtype}  ({v.profile}, seed {v.seed})")
         results = [r for r in v.results if r.dtype == dtype]
+        width = max(11, *(len(r.outcome) for r in results if r.outcome not in (NOT_PROVIDED, DESELECTED)))
         quiet = [r for r in results if r.outcome in (NOT_PROVIDED, DESELECTED)]
         for r in results:
             if r.outcome not in (NOT_PROVIDED, DESELECTED):
-                _line(console, r)
+                _line(console, r, width)
         for outcome in (NOT_PROVIDED, DESELECTED):
             if names := [r.id for r in quiet if r.outcome == outcome]:
                 console.print(f"  [dim]{outcome}: {_folded(names)}[/]", highlight=False)
@@ -94,7 +111,7 @@ def side_by_side(console: Console, other: Verdict, held: list[Comparison]) -> No
         console.print(escape(last), style=HELD_STYLE[c.outcome], highlight=False, soft_wrap=True)
 
 
-def _line(console: Console, r: Result) -> None:
+def _line(console: Console, r: Result, width: int) -> None:
     worst = ""
     if r.worst is not None and r.outcome in (PASS, FAIL) and (r.worst.tolerance or r.outcome == FAIL):
         worst = f"worst {words.ratio(r.worst.ratio):>7} of tolerance"
@@ -104,7 +121,7 @@ def _line(console: Console, r: Result) -> None:
     said = r.worst is not None and worst and r.reason == r.worst.rule
     reason = f"  {r.reason}" if r.reason and r.outcome != PASS and not said else ""
     console.print(
-        f"  [{STYLE[r.outcome]}]{r.outcome:<11}[/] {r.id:<28} {r.cases:>5} cases{unresolved:<15} {escape(worst)}{escape(reason)}",
+        f"  [{STYLE[r.outcome]}]{r.outcome:<{width}}[/] {r.id:<28} {r.cases:>5} cases{unresolved:<15} {escape(worst)}{escape(reason)}",
         highlight=False,
         soft_wrap=True,
     )

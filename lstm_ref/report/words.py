@@ -12,7 +12,7 @@ from ..candidates.layout import Layout, encode, encode_by_time
 from ..candidates.load import KINDS
 from ..judgement.manifest import CHECKS
 from ..judgement.tolerances import PRECISIONS
-from ..judgement.verdict import FAIL, PASS, Counterexample, Evidence, Result, Verdict
+from ..judgement.verdict import EXPECTED, FAIL, PASS, UNEXPECTED, Counterexample, Evidence, Result, Verdict
 from ..reference.symbols import EQUATIONS
 
 SHOWN = 3  # explanations of one failure
@@ -64,11 +64,19 @@ def place(e: Evidence) -> str:
 def headline(v: Verdict, timed: bool = True) -> str:
     """The verdict in one line, with the seconds that it took where it is to be `timed`."""
     counts = {o: sum(r.outcome == o for r in v.results) for o in {r.outcome for r in v.results}}
-    told = ", ".join(f"{n} {o}" for o, n in sorted(counts.items(), key=lambda item: (item[0] != PASS, item[0])))
+    told = ", ".join(f"{n} {counted(o, n)}" for o, n in sorted(counts.items(), key=lambda item: (item[0] != PASS, item[0])))
     partial = f"  (partial: {v.partial[0]} of {v.partial[1]} checks)" if v.partial else ""
     return f"{v.outcome.upper()}{partial}  {v.target}  {'+'.join(v.dtypes)}: {told}; {v.cases} cases" + (
         f" in {v.seconds:.1f} s" if timed else ""
     )
+
+
+PLURALS = {EXPECTED: "expected failures", UNEXPECTED: "unexpected passes"}
+
+
+def counted(outcome: str, n: int) -> str:
+    """An outcome after its count: "2 expected failures", "1 expected failure", "90 pass"."""
+    return PLURALS.get(outcome, outcome) if n > 1 else outcome
 
 
 def meaning(v: Verdict) -> str:
@@ -82,6 +90,10 @@ def meaning(v: Verdict) -> str:
         halves += f". This is a self-consistency verdict: {why}, so its own differences judged the gradients"
     if v.gradientless:
         halves += ". No gradient was judged: the candidate gives none, and its outputs alone were held against the textbook's"
+    if surprising := [r for r in v.results if r.outcome == UNEXPECTED]:
+        n = len(surprising)
+        told = f"{n} checks pass that were expected to fail, the first is " if n > 1 else ""
+        halves += f". {told}{surprising[0].id} [{surprising[0].dtype}]: {surprising[0].reason}"
     if v.outcome == "inconclusive":
         unseen = [r for r in v.results if r.outcome in ("cannot tell", "timeout", "not run")]
         halves += f". {len(unseen)} check{'s' * (len(unseen) != 1)} could not be decided"
@@ -158,6 +170,16 @@ def _location(place) -> list[str]:
         right = [k for k in place.tried if k not in place.flows]
         lines.append(f"with one cotangent alone: wrong for {', '.join(place.flows) or 'none'}, right for {', '.join(right)}")
     return lines
+
+
+def why(r: dict) -> str:
+    """Of a result as data: how often and by how much it fails, and whatever is said beside the rule that decided."""
+    worst = r["worst"]
+    if r["outcome"] != FAIL or not worst:
+        return r["reason"]
+    told = f"in {r['failed']} of {r['cases']} cases, {ratio(float(worst['ratio']))} × tolerance"
+    more = r["reason"].removeprefix(worst["rule"]).lstrip("; ")
+    return f"{told}; {more}" if more else told
 
 
 _KEEP = "keep what the backward pass needs in what `pullback` returns, or compute it from the inputs that `vjp` is given, not in the object"
