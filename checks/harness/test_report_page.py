@@ -211,7 +211,7 @@ def test_a_wrong_edge_is_marked_on_the_picture_in_words_and_in_the_table(documen
     rows = [" ".join(e["text"].split()) for e in page.all("tr")]
     for k in picture.MEMBERS[edge.id]:
         assert k in desc
-        assert any(row.startswith(k) and row.endswith("✗ missing, gain 0") for row in rows), k
+        assert any(row.startswith(k) and row.endswith("✗ missing, gain 0.000") for row in rows), k
     assert len([e for e in page.all("circle") if e["at"].get("class") == "badge guilty"]) == len(guilty)
 
 

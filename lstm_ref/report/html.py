@@ -37,7 +37,7 @@ def page(document: dict) -> str:
     import markupsafe
 
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"ratio": ratio, "number": number, "entry": entry, "sizes": sizes, "seconds": seconds}
+    environment.filters |= {"ratio": ratio, "number": number, "entry": entry, "sizes": sizes, "seconds": seconds, "gain": gain}
     environment.globals |= {"sign": _sign, "tone": _tone}
     here, runs = resources.files(__package__), [_run(run) for run in document["runs"]]
     template, css = (here.joinpath(name).read_text(encoding="utf-8") for name in ("page.html.jinja", "page.css"))
@@ -49,7 +49,7 @@ def page(document: dict) -> str:
 
 def _title(document: dict) -> str:
     targets = list(dict.fromkeys(run["target"] for run in document["runs"]))
-    return f"{document['outcome']}: {targets[0] if len(targets) == 1 else f'{len(targets)} LSTMs'}"
+    return f"{document['outcome']}: {targets[0][:80] if len(targets) == 1 else f'{len(targets)} LSTMs'}"
 
 
 def _sign(outcome: str) -> str:
@@ -80,6 +80,11 @@ def ratio(q: Any) -> str:
 
 def number(q: Any, digits: int = 6) -> str:
     return "–" if q is None else str(q) if isinstance(q, str) else f"{q:.{digits}g}"
+
+
+def gain(q: Any) -> str:
+    """A gain as the diagnosis says it: 0.000 is a missing term, −1 a wrong sign."""
+    return f"{real(q):.3f}".replace("-0.000", "0.000")
 
 
 def entry(e: dict) -> str:
