@@ -22,7 +22,7 @@ from lstm_ref.judgement.regions import condition, separating
 from lstm_ref.judgement.run import run
 from lstm_ref.judgement.verdict import narrowed
 from lstm_ref.reference.symbols import Sizes
-from lstm_ref.report import words
+from lstm_ref.report import html, json_report, words
 
 from .planted import FAULTS
 
@@ -154,6 +154,17 @@ def test_a_fix_fails_the_run_with_the_command_that_removes_the_entry(flat, right
     )
     assert due in words.meaning(verdict)
     assert "4 unexpected passes" in words.headline(verdict)
+
+
+def test_the_page_does_not_call_an_expected_failure_a_pass(tall, right, pins):
+    pytest.importorskip("jinja2", reason="needs jinja2: pip install '.[html]'")
+    path, entries = pins(*tall)
+    for judged_now, due in ((tall, "checks pass, 2 fail as expected"), (right, r"2 of \d+ checks pass though a failure is expected")):
+        verdict = expected.held(*judged_now, entries, path)
+        page = html.page(json_report.document([json_report.run_data(verdict)]))
+        assert re.search(due, page)
+        assert "checks that apply pass" not in page
+        assert "known since May" in page
 
 
 def test_another_fault_under_the_same_check_is_a_failure(flat, tall, pins):

@@ -132,12 +132,19 @@ def _lead(run: dict, counts: dict[str, int]) -> tuple[str, str]:
     """The verdict as a sentence, and what its meaning says beyond the outcomes of its parts."""
     left_out = counts.get("deselected", 0)
     ran = sum(counts.values()) - counts.get("not provided", 0) - left_out
-    undecided = ran - counts.get("pass", 0) - counts.get("fail", 0)
-    failed = counts.get("fail", 0)
-    open_ = f"{undecided} could not be decided" if undecided else ""
+    passed, failed, awaited, surprising, blocked = (
+        counts.get(o, 0) for o in ("pass", "fail", "expected failure", "unexpected pass", "blocked")
+    )
+    undecided = ran - passed - failed - awaited - surprising - blocked
+    wrong = [f"{failed} of {ran} checks {'fails' if failed == 1 else 'fail'}"] if failed or not surprising else []
+    wrong += [f"{surprising} of {ran} checks {'passes' if surprising == 1 else 'pass'} though a failure is expected"] if surprising else []
+    wrong += [f"{undecided} could not be decided"] if undecided else []
+    held_up = f", and {blocked} did not run because of that" if blocked else ""
     told = {
-        "fail": f"{failed} of {ran} checks {'fails' if failed == 1 else 'fail'}" + (f", and {open_}" if open_ else ""),
-        "pass": f"All of the {ran} checks that apply pass",
+        "fail": ", and ".join(wrong),
+        "pass": f"{passed} of {ran} checks pass, {awaited} {'fails' if awaited == 1 else 'fail'} as expected{held_up}"
+        if awaited
+        else f"All of the {ran} checks that apply pass",
         "inconclusive": f"{undecided} of {ran} checks could not be decided, and none fails",
     }[run["outcome"]]
     partial = f" {left_out} checks were left out by the user." if left_out else ""
