@@ -25,9 +25,16 @@ NAMES = re.compile(r"\w+ {2,}\S")  # a name, a gap, what it stands for: a list w
 
 def command_line() -> str:
     """Every command with its arguments and options, and the options that pytest gets."""
-    group = typer.main.get_command(cli.app)
-    parts = [_command(name, command) for name, command in group.commands.items()]
+    parts = [_command(name, command) for name, command in commands(typer.main.get_command(cli.app)).items()]
     return "\n".join([*parts, _of_pytest()])
+
+
+def commands(group, before: str = "") -> dict:
+    """Every command of a group by name, those of a group within it under both names."""
+    found = {}
+    for name, command in group.commands.items():
+        found |= commands(command, f"{before}{name} ") if hasattr(command, "commands") else {f"{before}{name}": command}
+    return found
 
 
 def interface() -> str:

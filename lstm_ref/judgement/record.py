@@ -29,7 +29,12 @@ class RecordError(ValueError):
 
 def dump(c: Counterexample) -> str:
     """The counterexample as JSON text. Raises RecordError if it is too large to keep."""
-    return json.dumps(as_record(c), indent=1, allow_nan=False) + "\n"
+    return json_text(as_record(c))
+
+
+def json_text(record: dict) -> str:
+    """A counterexample's data as JSON text."""
+    return json.dumps(record, indent=1, allow_nan=False) + "\n"
 
 
 def as_record(c: Counterexample) -> dict:
