@@ -10,7 +10,7 @@ import pathlib
 import re
 import signal
 import threading
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -355,15 +355,24 @@ def campaign_run(
     scheduler: Scheduler = None,
     isolate: Isolate = False,
     memory: Annotated[float | None, typer.Option(help="GiB that one case may take (default: a share of what is available)")] = None,
+    hunt: Annotated[bool, typer.Option("--hunt", help="search for the largest error ÷ tolerance; nothing is kept")] = False,
 ) -> None:
     """Judge a numbered stream of cases into a database, or go on with it. Exit code 0 pass, 1 fail, 2 usage, 3 inconclusive."""
     from .campaign import drive
+    from .campaign.hunt import hunt as search
+    from .report import campaign as report
 
-    def judge(executor, count, progress):
-        known = {"sizes": sizes, "dtypes": dtypes, "regimes": regimes, "seed": seed, "isolate": isolate, "memory": memory}
-        drive.run(targets, cases, db, executor=executor, workers=count, progress=progress, **known)
-
-    _campaign(db, workers, scheduler, judge)
+    known: dict[str, Any] = {"sizes": sizes, "dtypes": dtypes, "regimes": regimes, "seed": seed, "isolate": isolate}
+    if hunt:
+        worst: list = []
+        _working(
+            db, workers, scheduler, lambda of, n, bar: worst.extend(search(targets, cases, executor=of, workers=n, progress=bar, **known))
+        )
+        report.hunted(Console(), worst)
+        raise typer.Exit(FAIL if any(w.evidence.outcome == "fail" for w in worst) else PASS)
+    known["memory"] = memory
+    _working(db, workers, scheduler, lambda of, n, bar: drive.run(targets, cases, db, executor=of, workers=n, progress=bar, **known))
+    _reported(db)
 
 
 @campaign.command("resume")
@@ -371,9 +380,8 @@ def campaign_resume(db: Db = pathlib.Path("campaign.db"), workers: Workers = Non
     """Judge the cases that a database lacks. Exit codes as those of run."""
     from .campaign import drive
 
-    _campaign(
-        db, workers, scheduler, lambda executor, count, progress: drive.resume(db, executor=executor, workers=count, progress=progress)
-    )
+    _working(db, workers, scheduler, lambda of, n, bar: drive.resume(db, executor=of, workers=n, progress=bar))
+    _reported(db)
 
 
 @campaign.command("status")
@@ -406,8 +414,8 @@ def campaign_report(
     raise typer.Exit(CODES[found.outcome])
 
 
-def _campaign(db: pathlib.Path, workers: int | None, scheduler: str | None, judge) -> None:
-    """Judge, with a bar, then report; Ctrl-C keeps what was judged."""
+def _working(db: pathlib.Path, workers: int | None, scheduler: str | None, judge) -> None:
+    """Judge, with a bar: `judge` is given an executor or None, how many workers there are, and the bar. Ctrl-C keeps what was judged."""
     from .report import terminal
 
     try:
@@ -419,11 +427,17 @@ def _campaign(db: pathlib.Path, workers: int | None, scheduler: str | None, judg
 
                 executor, workers = stack.enter_context(of_dask(scheduler, workers))
             judge(executor, workers, progress)
-        found = _campaign_report(db)
     except KeyboardInterrupt:
         text = f"lstm-ref: stopped; every batch that came back is kept; go on with: lstm-ref campaign resume --db {db}"
         Console(stderr=True).print(text, style="yellow", highlight=False, markup=False, soft_wrap=True)
         raise typer.Exit(INCONCLUSIVE) from None
+    except ValueError as error:
+        raise _usage(error) from None
+
+
+def _reported(db: pathlib.Path) -> None:
+    try:
+        found = _campaign_report(db)
     except ValueError as error:
         raise _usage(error) from None
     raise typer.Exit(CODES[found.outcome])

@@ -18,7 +18,7 @@ import pytest
 from typer.testing import CliRunner
 
 from lstm_ref import cli
-from lstm_ref.campaign import drive, store, stream, verdicts, work
+from lstm_ref.campaign import drive, hunt, store, stream, verdicts, work
 from lstm_ref.candidates.load import load
 from lstm_ref.cases import Spec
 from lstm_ref.judgement import tolerances as tol
@@ -372,6 +372,26 @@ def _group_is_alive(group: int) -> bool:
     except ProcessLookupError:
         return False
     return True
+
+
+# --- the hunt --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_hunt_climbs_and_a_right_lstm_stays_under_its_tolerance(planted):
+    first = hunt.hunt([f"{planted}:Right"], 8, executor=Here(), sizes="small", dtypes="float32")
+    found = hunt.hunt([f"{planted}:Right"], 80, executor=Here(), sizes="small", dtypes="float32")
+    assert 0 < first[0].ratio < found[0].ratio < 1
+    assert found[0].cases == 80
+    again = hunt.hunt([f"{planted}:Right"], 80, executor=Here(), sizes="small", dtypes="float32")
+    assert (again[0].spec, again[0].ratio) == (found[0].spec, found[0].ratio)
+
+
+def test_a_hunt_finds_a_wrong_gradient_and_says_where(planted, db):
+    said = CliRunner().invoke(cli.app, ["campaign", f"{planted}:Sign", "--cases", "8", "--hunt", "--sizes", "small", "--workers", "1"])
+    assert said.exit_code == 1
+    assert "of the tolerance at worst, in 8 cases" in " ".join(said.output.split())
+    assert "grad.W_f.autodiff at T=" in said.output
+    assert not db.exists()
 
 
 # --- the command line ------------------------------------------------------------------------------------------------------

@@ -97,7 +97,7 @@ def run(
     path = pathlib.Path(db)
     if not targets or cases < 1:
         raise CampaignError("a campaign needs a target and at least one case")
-    with stored.locked(path), _crew(executor, workers) as crew:
+    with stored.locked(path), crew(executor, workers) as hands:
         strata, held = parse_sizes(sizes)
         asked: dict[str, Any] = {"targets": list(targets), "sizes": sizes, "dtypes": dtypes, "regimes": regimes, "isolate": isolate}
         asked["seed"] = SEED if seed is None else seed
@@ -106,12 +106,12 @@ def run(
             _same(path, asked, store.options)
             store.extend(cases)
         else:
-            subjects = [s for t in targets for s in _met(crew, t, parse_dtypes(dtypes), isolate)]
+            subjects = [s for t in targets for s in met(hands, t, parse_dtypes(dtypes), isolate)]
             plan = Plan(tuple(subjects), parse_regimes(regimes), strata, held, asked["seed"])
-            limit = memory * 2**30 if memory else available() * MEMORY_SHARE / crew.workers
+            limit = memory * 2**30 if memory else available() * MEMORY_SHARE / hands.workers
             store = stored.create(path, plan, cases, {**asked, "limit": limit})
         with contextlib.closing(store):
-            return _drive(store, crew, judge, progress, patience)
+            return _drive(store, hands, judge, progress, patience)
 
 
 def resume(
@@ -126,8 +126,8 @@ def resume(
     """Judge the cases that a database lacks, and say where it stands; raises as `run` does."""
     path = pathlib.Path(db)
     stored.open_(path).close()
-    with stored.locked(path), contextlib.closing(stored.open_(path)) as store, _crew(executor, workers) as crew:
-        return _drive(store, crew, judge, progress, patience)
+    with stored.locked(path), contextlib.closing(stored.open_(path)) as store, crew(executor, workers) as hands:
+        return _drive(store, hands, judge, progress, patience)
 
 
 def status(db: str | os.PathLike = "campaign.db") -> Progress:
@@ -145,19 +145,20 @@ def _same(path: pathlib.Path, asked: dict, known: dict) -> None:
         )
 
 
-def _met(crew: Crew, target: str, dtypes: tuple[str, ...] | None, isolate: bool) -> list[Subject]:
+def met(hands: Crew, target: str, dtypes: tuple[str, ...] | None, isolate: bool) -> list[Subject]:
+    """What is learnt of a target before its first case, by a worker."""
     try:
-        told = crew.pool.submit(meet, target, dtypes, isolate).result()
+        told = hands.pool.submit(meet, target, dtypes, isolate).result()
     except futures.BrokenExecutor:  # it takes its process down, so it gets one of its own
-        crew.replace()
-        told = crew.pool.submit(meet, target, dtypes, True).result()
+        hands.replace()
+        told = hands.pool.submit(meet, target, dtypes, True).result()
     found = [Subject(**t) for t in told]
     if problems := [p for s in found for p in s.misjudged]:
         raise CampaignError(f"lstm-ref misjudges gradients that it knows: {'; '.join(problems)}")
     return found
 
 
-def _drive(store: Store, crew: Crew, judge, progress, patience: float) -> Progress:
+def _drive(store: Store, hands: Crew, judge, progress, patience: float) -> Progress:
     """Judge what is missing. What waits here is a few batches for each worker, however many cases there are."""
     store.begin()
     options, plan, cases = store.options, store.value("plan"), store.cases
@@ -167,22 +168,22 @@ def _drive(store: Store, crew: Crew, judge, progress, patience: float) -> Progre
     suspects: collections.deque[tuple[int, ...]] = collections.deque()
     progress(done, total, "campaign")
     while True:
-        while len(under_way) < (1 if suspects else AHEAD * crew.workers):
+        while len(under_way) < (1 if suspects else AHEAD * hands.workers):
             ks = suspects.popleft() if suspects else tuple(islice(todo, size))
             if not ks:
                 break
             batch = Batch(plan, ks, known, isolate, options["limit"])
             try:
-                under_way[crew.pool.submit(judge, batch)] = ks
+                under_way[hands.pool.submit(judge, batch)] = ks
             except futures.BrokenExecutor:
                 suspects.append(ks)
                 suspects.extend(under_way.values())
                 under_way.clear()
-                crew.replace()
+                hands.replace()
         if not under_way:
             break
         ready, _ = futures.wait(under_way, patience, futures.FIRST_COMPLETED)
-        if not ready and crew.start is not None:
+        if not ready and hands.start is not None:
             for child in _children():
                 child.kill()  # the pool is broken now, and what was under way is run again
             ready, _ = futures.wait(under_way, None, futures.FIRST_COMPLETED)
@@ -212,7 +213,7 @@ def _drive(store: Store, crew: Crew, judge, progress, patience: float) -> Progre
         if broken:
             suspects.extend(under_way.values())
             under_way.clear()
-            crew.replace()
+            hands.replace()
     return store.progress()
 
 
@@ -220,7 +221,7 @@ def _drive(store: Store, crew: Crew, judge, progress, patience: float) -> Progre
 
 
 @contextlib.contextmanager
-def _crew(executor: futures.Executor | None, workers: int | None) -> Iterator[Crew]:
+def crew(executor: futures.Executor | None, workers: int | None) -> Iterator[Crew]:
     workers = workers or (getattr(executor, "_max_workers", None) or os.cpu_count() or 1)
     if executor is not None:
         yield Crew(executor, workers)
@@ -230,13 +231,13 @@ def _crew(executor: futures.Executor | None, workers: int | None) -> Iterator[Cr
         context = multiprocessing.get_context("spawn")  # a forked JAX hangs
         return futures.ProcessPoolExecutor(workers, context, _at_work)
 
-    crew = Crew(start(), workers, start)
+    ours = Crew(start(), workers, start)
     try:
-        yield crew
+        yield ours
     except BaseException:  # Ctrl-C too: what is under way is not waited for
-        crew.end()
+        ours.end()
         raise
-    crew.pool.shutdown()
+    ours.pool.shutdown()
 
 
 def _at_work() -> None:

@@ -110,7 +110,7 @@ def meet(target: str, dtypes: tuple[str, ...] | None, isolate: bool) -> list[dic
 
     Without `dtypes`, those that the candidate declares, else float64. Raises TargetError and CampaignError.
     """
-    with _one_thread():
+    with one_thread():
         out = []
         for n, face in enumerate(_faces(target, isolate)):
             if face.kind == "student":
@@ -145,8 +145,8 @@ def _met(target: str, n: int, face: Candidate, dtype: str) -> Subject:
 def judge_batch(batch: Batch) -> Found:
     """Judge cases one after the other. Never raises because a candidate is bad, nor because the harness is."""
     began, found, seen = time.monotonic(), Found([]), set(batch.known)
-    with _one_thread():
-        plan = _plan(batch.plan)
+    with one_thread():
+        plan = plan_of(batch.plan)
         for k in batch.ks:
             d = drawn(plan, k)
             try:
@@ -283,14 +283,14 @@ def fresh(bench: Bench, subject: Subject) -> Bench:
 
 
 @functools.lru_cache(maxsize=4)
-def _plan(text: str) -> Plan:
+def plan_of(text: str) -> Plan:
     return plan_from(text)
 
 
 @functools.lru_cache(maxsize=64)
 def bench_of(plan: str, n: int, isolate: bool) -> Bench:
     """The bench of subject n of a plan in this process; made once."""
-    subject = _plan(plan).subjects[n]
+    subject = plan_of(plan).subjects[n]
     face = _faces(subject.target, isolate)[subject.face]
     candidate = replace(subject.candidate, make=face.make)
     lower = {k: tol.PRECISIONS[p] for k, p in subject.lower.items()}
@@ -303,7 +303,7 @@ def _faces(target: str, isolate: bool) -> list[Candidate]:
 
 
 @contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     """One thread for BLAS and XLA: there is a worker for every core. What reads the environment when it is first imported
     (XLA, frameworks) finds it there, in this process, from now on."""
     for k, v in THREADS.items():

@@ -193,7 +193,8 @@ class _Noise:
             return q.value
         self.peaks.append(q.magnitude.item(q.magnitude.argmax()))  # max() takes three times as long for it
         noise = np.maximum(self._magnitude(name, q), self.least_gate if label == "F:gates" else self.least)
-        noise *= self._xi(name, q.value.shape, self.eta * max(1.0, q.n / KAPPA))
+        noise *= self._xi(name, q.value.shape)
+        noise *= self.eta * max(1.0, q.n / KAPPA)
         noise += q.value
         return noise
 
@@ -210,19 +211,18 @@ class _Noise:
             Gates(q.magnitude).f[...] += 2 * abs(self.forget_bias)
         return q.magnitude
 
-    def _xi(self, name: str, shape: tuple[int, ...], size: float) -> np.ndarray:
-        """The noise of one store, of a size. Else it depends on nothing but the name, the shape and how often the name was stored."""
+    def _xi(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
+        """The noise of one store: it depends on nothing but the name, the shape and how often the name was stored."""
         self.stores[name] = count = self.stores.get(name, 0) + 1
         small = math.prod(shape) <= SMALL_NOISE
-        return (_small_noise if small else _large_noise)(name, count, shape, size)
+        return (_small_noise if small else _large_noise)(name, count, shape)
 
 
-def _draw_noise(name: str, count: int, shape: tuple[int, ...], size: float) -> np.ndarray:
+def _draw_noise(name: str, count: int, shape: tuple[int, ...]) -> np.ndarray:
     lanes = np.empty(shape)
     by_lane = np.moveaxis(lanes, -2 if name in ("db", "db_v", "J") else -3, 0)
     free, last, end = 1 + INDEPENDENT, shape[-1], 1 + DRAWS
-    always = np.random.default_rng([NOISE_SEED, last, *name.encode()])  # for draws that repeat from step to step
-    steps, units = _signed(always, (SAME_STEPS, last)), _signed(always, (SAME_UNITS, 1))
+    steps, units = _repeated_noise(name, last)
     middle = (1,) * (by_lane.ndim - 2)
     by_lane[0] = 0
     by_lane[1:free] = _signed(np.random.default_rng([NOISE_SEED, count, *name.encode()]), by_lane[1:free].shape)
@@ -230,10 +230,17 @@ def _draw_noise(name: str, count: int, shape: tuple[int, ...], size: float) -> n
     by_lane[free + SAME_STEPS : end] = units.reshape(SAME_UNITS, *middle, 1)
     for k, lane in enumerate(MIRRORED):
         by_lane[end + k] = -by_lane[lane]
-    return size * lanes
+    return lanes
 
 
-_small_noise = functools.lru_cache(maxsize=4096)(_draw_noise)  # every case of the same sizes meets the same noise
+@functools.lru_cache(maxsize=1024)
+def _repeated_noise(name: str, units: int) -> tuple[np.ndarray, np.ndarray]:
+    """The draws that repeat from step to step: of every unit, and one for all units."""
+    always = np.random.default_rng([NOISE_SEED, units, *name.encode()])
+    return _signed(always, (SAME_STEPS, units)), _signed(always, (SAME_UNITS, 1))
+
+
+_small_noise = functools.lru_cache(maxsize=8192)(_draw_noise)  # every case of the same sizes meets the same noise
 _large_noise = functools.lru_cache(maxsize=16)(_draw_noise)
 
 

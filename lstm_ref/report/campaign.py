@@ -7,6 +7,7 @@ import pathlib
 from rich.console import Console
 from rich.markup import escape
 
+from ..campaign.hunt import Worst
 from ..campaign.store import Progress
 from ..campaign.verdicts import Group, Report
 from ..judgement.verdict import FAIL
@@ -101,6 +102,24 @@ def standing(console: Console, path: pathlib.Path, p: Progress) -> None:
         rows.append(f"go on with: lstm-ref campaign resume --db {path}")
     for row in rows:
         console.print(row, highlight=False, markup=False, soft_wrap=True)
+
+
+def hunted(console: Console, found: list[Worst]) -> None:
+    """Print the worst point that a hunt has found of every subject."""
+    for w in found:
+        s, e = w.spec, w.evidence
+        flows = f"cotangents {s.cotangents} × {s.cotangent_scale:g}, initial state {s.initial_state}, {s.memory}"
+        console.print(
+            f"{w.subject}: {words.ratio(w.ratio)} of the tolerance at worst, in {w.cases:,} cases",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
+        where = f"  {w.check} at {words.sizes(s.sizes)}, {s.regime}, {flows}, seed {s.seed}"
+        console.print(where, highlight=False, markup=False, soft_wrap=True)
+        if e.index:
+            told = f"  {words.entry(e)}: candidate {e.candidate!r}, autodiff {e.autodiff!r}"
+            console.print(told, highlight=False, markup=False, soft_wrap=True)
 
 
 def _count(n: int, what: str) -> str:
