@@ -229,7 +229,7 @@ def crew(executor: futures.Executor | None, workers: int | None) -> Iterator[Cre
 
     def start() -> futures.Executor:
         context = multiprocessing.get_context("spawn")  # a forked JAX hangs
-        return futures.ProcessPoolExecutor(workers, context, _at_work)
+        return futures.ProcessPoolExecutor(workers, context, at_work)
 
     ours = Crew(start(), workers, start)
     try:
@@ -240,7 +240,7 @@ def crew(executor: futures.Executor | None, workers: int | None) -> Iterator[Cre
     ours.pool.shutdown()
 
 
-def _at_work() -> None:
+def at_work() -> None:
     """A worker leaves Ctrl-C to the client, and ends with it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()

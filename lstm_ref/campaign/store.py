@@ -168,6 +168,12 @@ class Store:
     def close(self) -> None:
         self.db.close()
 
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
 
 def told(reason: str) -> str:
     """The reason why a case was not judged, as it is kept."""

@@ -159,9 +159,10 @@ def judge_batch(batch: Batch) -> Found:
 
 
 def _judge_one(found: Found, seen: set, batch: Batch, subject: Subject, d: Drawn) -> None:
-    needed = predicted(d.spec, subject.candidate.model, subject.candidate.variant)
+    variant = subject.candidate.variant
+    needed = predicted(d.spec, subject.candidate.model, variant.layers * variant.directions)
     if needed > batch.limit:
-        told = f"needs {needed / 2**30:.3g} GB, and {batch.limit / 2**30:.3g} GB are granted to a case"
+        told = f"needs {_gigabytes(needed)}, and {_gigabytes(batch.limit)} are granted to a case"
         found.rows.append(Row(d.k, NOT_RUN, 0.0, b"", b"", json.dumps({NOT_RUN: told}), None))
         return
     bench = fresh(bench_of(batch.plan, d.subject, batch.isolate), subject)
@@ -177,6 +178,11 @@ def _judge_one(found: Found, seen: set, batch: Batch, subject: Subject, d: Drawn
         seen.add((d.subject, row.signature))
         if sum(n == d.subject for n, _ in seen) <= SHRUNK:
             found.bugs += _bugs(batch, subject, d, row.signature)
+
+
+def _gigabytes(size: float) -> str:
+    """Two digits, or whole GB."""
+    return f"{max(size / 2**30, 0.01):,.{0 if size > 2**33 else 2}f} GB"
 
 
 def row_of(k: int, evidence: dict[str, Evidence]) -> Row:
