@@ -14,15 +14,16 @@ from concurrent.futures import Executor, Future
 from importlib import resources
 
 import jsonschema
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from lstm_ref import cli
-from lstm_ref.campaign import drive, hunt, store, stream, verdicts, work
+from lstm_ref.campaign import drive, hunt, memory, store, stream, verdicts, work
 from lstm_ref.candidates.load import load
 from lstm_ref.cases import Spec
 from lstm_ref.judgement import tolerances as tol
-from lstm_ref.judgement.judge import Bench
+from lstm_ref.judgement.judge import Bench, Point, judge
 from lstm_ref.judgement.run import evidence_of
 from lstm_ref.reference.symbols import Sizes
 from lstm_ref.report import campaign as report
@@ -436,3 +437,48 @@ def test_symmetry_holds_of_the_reference_where_six_and_four_points_agree_by_chan
     spec = Spec(Sizes(4, 2, 4, 8, 2), "large", "c_T", 1e-3, memory="readonly", seed=1159420938)  # input value
     found = evidence_of(bench, spec, lambda check: check == "law.symmetry", False, True, False)
     assert found["law.symmetry"].outcome == "pass"
+
+
+# --- large cases -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_a_case_in_parts_of_its_batch_is_judged_as_the_whole_is(dtype):
+    face = load("ref:")[0]
+    whole = Bench(face, tol.PRECISIONS[dtype], face.make())
+    split = Bench(face, tol.PRECISIONS[dtype], face.make(), rows=2)
+    case = whole.case(Spec(Sizes(5, 7, 3, 4, 1), seed=4))
+    one, parts = (Point(b, case.inputs, case.cotangents) for b in (whole, split))
+    assert (one.rows, parts.rows) == (None, 2)
+    for k in ("x", "h0", "c0", "W_f", "b_o"):
+        due = one.truth.gradients[k]
+        np.testing.assert_allclose(parts.truth.gradients[k], due, rtol=0, atol=64 * tol.PRECISIONS["float64"].u * np.abs(due).max())
+        C, other = one.conditions[f"d{k}"].C, parts.conditions[f"d{k}"].C
+        assert 1 / 4 < np.median(other / C) < 4, k
+    assert parts.truth.values["h"].shape == (5, 7, 4)
+    assert 1 / 4 < np.abs(parts.loss[0] - parts.loss[0][0]).max() / np.abs(one.loss[0] - one.loss[0][0]).max() < 4
+    found = judge(split, case)
+    assert {e.outcome for k, e in found.evidence.items() if k.startswith(("forward", "grad"))} == {"pass"}
+    assert found.evidence["grad.W_f.autodiff"].sight is not None  # the power, stated
+
+
+def test_a_wrong_gradient_is_seen_in_a_case_in_parts(planted):
+    face = load(f"{planted}:Sign")[0]
+    split = Bench(face, tol.PRECISIONS["float64"], face.make(), rows=2)
+    found = judge(split, split.case(Spec(Sizes(5, 7, 3, 4, 1), seed=4)))
+    assert [k for k, e in found.evidence.items() if e.outcome == "fail"] == ["grad.W_f.autodiff", "grad.W_f.differences"]
+
+
+def test_a_case_that_does_not_fit_whole_is_judged_in_parts(planted, db):
+    spec = Spec(Sizes(16, 32, 32, 32, 1))
+    limit = memory.COMPILED + (memory.predicted(spec) - memory.COMPILED) / 2
+    rows_at_once, needed = memory.rows_within(spec, limit)
+    assert 1 <= rows_at_once < 32
+    assert needed <= limit
+    assert memory.rows_within(spec, 1.0) is None
+    held = "medium,T=16,B=32,D=32,H=32"
+    drive.run([f"{planted}:Right"], 1, db, executor=Here(), sizes=held, regimes="ordinary", memory=limit / 2**30)
+    assert [row[1] for row in rows(db)] == ["pass"], rows(db)[0][5]
+    told = {verdicts.IDS[n] for n, *_ in np.frombuffer(rows(db)[0][3], work.CHECK).tolist()}
+    assert "grad.W_f.autodiff" in told
+    assert not [c for c in told if c.startswith("inter.")]

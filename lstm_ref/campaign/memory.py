@@ -13,6 +13,7 @@ STORED = 56.0  # arrays of (T, B, H) that a noisy run and its conditions take fo
 JOINED = 8.0  # arrays of (T, B, H + D)
 TRACED = 60.0  # arrays of (T, B, H) that the oracle keeps, residuals and what it returns
 WEIGHTS = 4.5  # copies of the weights' gradients for each lane
+ALIVE = 75.0  # arrays of (T, B, H) of a case in parts: what the candidate keeps and returns, truth and conditions
 COMPILED = 0.2 * 2**30  # bytes that the compiler takes for an oracle of a bucket of its own
 
 
@@ -20,6 +21,21 @@ def predicted(spec: Spec, model: bool = False, layers: int = 1) -> float:
     """The bytes at the peak of judging a case, on top of what a process takes for itself; `layers` counts both directions."""
     p = bucket(spec.sizes)
     return layers * (_noisy(spec.sizes, model) + _oracle(p)) + (0.0 if p in BUCKETS else COMPILED)
+
+
+def rows_within(spec: Spec, limit: float) -> tuple[int, float] | None:
+    """How many rows of the batch of a textbook layer fit into `limit` bytes at once, a power of two, and the bytes that the case then
+    takes; None where not even one row fits."""
+    n = spec.sizes
+    kept = NUMBER * n.T * n.B * (ALIVE * n.H + 6 * n.D)
+    rows = 1 << (n.B.bit_length() - 1)
+    while rows:
+        p = bucket(n._replace(B=rows, K=1))
+        needed = kept + _noisy(n._replace(B=rows), False) + _oracle(p) + COMPILED
+        if needed <= limit:
+            return rows, needed
+        rows //= 2
+    return None
 
 
 def _noisy(n: Sizes, model: bool) -> float:

@@ -38,7 +38,7 @@ from ..judgement.sheet import Sheet
 from ..judgement.shrink import shrink
 from ..judgement.verdict import FAIL, NOT_RUN, PASS, UNRESOLVED, ZERO, Evidence
 from ..reference.variant import plain
-from .memory import predicted
+from .memory import predicted, rows_within
 from .stream import CampaignError, Drawn, Plan, Subject, described, drawn, evidence_as_list, plan_from
 
 OUTCOMES = (PASS, FAIL, UNRESOLVED, ZERO)  # of a check in a case, as they are kept
@@ -161,12 +161,15 @@ def judge_batch(batch: Batch) -> Found:
 def _judge_one(found: Found, seen: set, batch: Batch, subject: Subject, d: Drawn) -> None:
     variant = subject.candidate.variant
     needed = predicted(d.spec, subject.candidate.model, variant.layers * variant.directions)
+    rows, with_laws = None, d.with_laws
+    if needed > batch.limit and variant.textbook and not subject.candidate.model and (parts := rows_within(d.spec, batch.limit)):
+        (rows, needed), with_laws = parts, False
     if needed > batch.limit:
         told = f"needs {_gigabytes(needed)}, and {_gigabytes(batch.limit)} are granted to a case"
         found.rows.append(Row(d.k, NOT_RUN, 0.0, b"", b"", json.dumps({NOT_RUN: told}), None))
         return
-    bench = fresh(bench_of(batch.plan, d.subject, batch.isolate), subject)
-    evidence = evidence_of(bench, d.spec, INDEX.__contains__, d.with_differences, d.with_laws, d.with_laws)
+    bench = replace(fresh(bench_of(batch.plan, d.subject, batch.isolate), subject), rows=rows)
+    evidence = evidence_of(bench, d.spec, INDEX.__contains__, d.with_differences, with_laws, with_laws)
     row = row_of(d.k, evidence)
     found.rows.append(row)
     for check, e in evidence.items():
@@ -177,7 +180,7 @@ def _judge_one(found: Found, seen: set, batch: Batch, subject: Subject, d: Drawn
     if row.signature is not None and (d.subject, row.signature) not in seen:
         seen.add((d.subject, row.signature))
         if sum(n == d.subject for n, _ in seen) <= SHRUNK:
-            found.bugs += _bugs(batch, subject, d, row.signature)
+            found.bugs += _bugs(batch, subject, d, row.signature, rows)
 
 
 def _gigabytes(size: float) -> str:
@@ -208,14 +211,14 @@ def signature(evidence: dict[str, Evidence]) -> str:
     return " ".join(failing)
 
 
-def _bugs(batch: Batch, subject: Subject, d: Drawn, signed: str) -> list[Bug]:
+def _bugs(batch: Batch, subject: Subject, d: Drawn, signed: str, rows: int | None) -> list[Bug]:
     """What is wrong in the first case of a signature: what fails there is made smaller, and then what does not fail any more on the
     smallest case, which is another bug unless one diagnosis explains both. The case itself, where it cannot be made smaller."""
     left, found = signed.split(), list[Bug]()
     while left and len(found) < BUGS:
         check = min(left, key=most_telling)
         try:
-            bug, seen = _shrunk(batch, subject, d, check, signed, left)
+            bug, seen = _shrunk(batch, subject, d, check, signed, left, rows)
         except Exception as error:  # the case is judged already, and stays so
             key = f"{signed} (it could not be made smaller: {type(error).__name__})"
             bug, seen = Bug(d.subject, signed, key, check, _volume(d.spec), d.k), set(left)
@@ -224,9 +227,9 @@ def _bugs(batch: Batch, subject: Subject, d: Drawn, signed: str) -> list[Bug]:
     return found
 
 
-def _shrunk(batch: Batch, subject: Subject, d: Drawn, check: str, signed: str, left: list[str]) -> tuple[Bug, set[str]]:
+def _shrunk(batch: Batch, subject: Subject, d: Drawn, check: str, signed: str, left: list[str], rows: int | None) -> tuple[Bug, set[str]]:
     """One bug, and the checks of its signature that it is behind."""
-    bench = bench_of(batch.plan, d.subject, batch.isolate)
+    bench = replace(bench_of(batch.plan, d.subject, batch.isolate), rows=rows)
     smaller = shrink(subject.target, check, fresh(bench, subject), d.spec, lambda case, c: evidence_on(fresh(bench, subject), case, c))
     if smaller is None:
         return Bug(d.subject, signed, f"{check} (it does not repeat)", check, _volume(d.spec), d.k), set()
