@@ -9,7 +9,7 @@ export OPENBLAS_NUM_THREADS ?= 1
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help check test lint bench calibrate docs clean
+.PHONY: help check test browser lint bench calibrate docs clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -18,11 +18,16 @@ check: .venv/core ## judge an LSTM (LSTM=ref: by default; LSTM=torch:, LSTM=my_m
 	$(if $(filter torch:%,$(LSTM)),$(MAKE) --no-print-directory .venv/all)
 	$(BIN)/lstm-ref check '$(LSTM)' --profile $(PROFILE) --dtype $(DTYPE)
 
-test: .venv/all ## run every test: the checks on the reference, and the harness's own
+test: .venv/all browser ## run every test: the checks on the reference, and the harness's own
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/pytest -q -n 2
+
+browser: # what looks at the HTML reports; tests that need it are skipped by name where there is none, and fail under CI
+	@if [ -n "$$CI" ] && ! command -v chromium >/dev/null; then \
+		$$([ "$$(id -u)" = 0 ] || echo sudo) sh -c 'apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq --yes --no-install-recommends chromium'; \
+	fi
 
 lint: .venv/all ## format the code and check it
 	$(BIN)/ruff check --fix .

@@ -42,7 +42,8 @@ def verify(
     only      patterns of check ids, such as "grad.*,state.repeat"
     isolate   run the LSTM in a process of its own, which may crash or hang; for a target only
 
-    Raises TargetError (a ValueError) when `lstm` cannot be plugged in, ValueError for an unknown profile, dtype or id.
+    Raises TargetError (a ValueError) when `lstm` cannot be plugged in, ValueError for an unknown profile, dtype or id, and on Ctrl-C
+    judgement.run.Interrupted, a KeyboardInterrupt with the verdict on what had been judged.
     """
     from .candidates.load import load, plug
     from .diagnosis.explain import explained

@@ -38,6 +38,7 @@ def check(
     only: Annotated[str | None, typer.Option(help="patterns of check ids, such as 'grad.*,state.repeat'")] = None,
     sizes: Annotated[str | None, typer.Option(help="hold sizes fixed in every case, such as T=16,H=64")] = None,
     report: Annotated[pathlib.Path | None, typer.Option(help="also write the verdict as JSON, with that of --against")] = None,
+    html: Annotated[pathlib.Path | None, typer.Option(help="also write it as a page (needs the extra html)")] = None,
     isolate: Isolate = False,
     against: Annotated[str | None, typer.Option(help="another target: judge both, and hold one against the other")] = None,
 ) -> None:
@@ -45,11 +46,15 @@ def check(
     from .diagnosis.explain import explained
     from .judgement.against import pairs
     from .judgement.run import Interrupted, run
+    from .report import html as html_report
     from .report import json_report, terminal
 
     console, began = Console(), datetime.datetime.now(datetime.UTC)
     verdicts, layouts, held, why = [], [], [], ""
     try:
+        _can_write(report, html)
+        if html is not None:
+            html_report.ready()
         with _stopped_once(), terminal.progress(Console(stderr=True)) as progress:
             try:
                 faces = [_at_sizes(face, sizes) for face in _loaded(target, isolate)]
@@ -71,9 +76,9 @@ def check(
     files = [keep_counterexamples(v, pathlib.Path(FAILURES)) for v in verdicts[:1]]
     for v, kept in zip(verdicts, files, strict=False):
         terminal.card(console, v, layouts[0], kept)
-    if report is not None:
+    if report is not None or html is not None:
         runs = [json_report.run_data(v, layout, kept) for v, layout, kept in zip(verdicts, layouts, [*files, {}], strict=False)]
-        json_report.write(report, json_report.dumps(json_report.document(runs, held, why, began)))
+        _written(json_report.document(runs, held, why, began), report, html)
     code = CODES[verdicts[0].outcome] if verdicts else INCONCLUSIVE
     if len(verdicts) > 1:
         terminal.side_by_side(console, verdicts[1], held)
@@ -82,6 +87,27 @@ def check(
     if why:
         Console(stderr=True).print(f"lstm-ref: {why}", style="yellow", highlight=False, markup=False, soft_wrap=True)
     raise typer.Exit(INCONCLUSIVE if why and code == PASS else code)
+
+
+def _written(document: dict, report: pathlib.Path | None, html: pathlib.Path | None) -> None:
+    """Write the document as JSON and as a page, where they are asked for."""
+    from .report import html as html_report
+    from .report import json_report
+
+    try:
+        if report is not None:
+            json_report.write(report, json_report.dumps(document))
+        if html is not None:
+            json_report.write(html, html_report.page(document))
+    except OSError as error:
+        raise _usage(error) from None
+
+
+def _can_write(*paths: pathlib.Path | None) -> None:
+    """Raise ValueError for a file that cannot be written, before a run and not after it."""
+    for path in filter(None, paths):
+        if path.is_dir() or not path.parent.is_dir():
+            raise ValueError(f"{path} cannot be written: {'it is a folder' if path.is_dir() else f'there is no folder {path.parent}'}")
 
 
 @contextlib.contextmanager
@@ -400,17 +426,18 @@ def campaign_status(db: Db = pathlib.Path("campaign.db")) -> None:
 def campaign_report(
     db: Db = pathlib.Path("campaign.db"),
     json: Annotated[pathlib.Path | None, typer.Option("--json", help="also write the report as JSON")] = None,
+    html: Annotated[pathlib.Path | None, typer.Option("--html", help="also write the report as a page")] = None,
 ) -> None:
     """Say what the cases judged so far have found. Exit codes as those of run."""
     from .report import campaign as report
-    from .report import json_report
 
     try:
+        _can_write(json, html)
         found = _campaign_report(db)
-        if json is not None:
-            json_report.write(json, json_report.dumps(report.document(found)))
-    except (ValueError, OSError) as error:
+    except ValueError as error:
         raise _usage(error) from None
+    if json is not None or html is not None:
+        _written(report.document(found), json, html)
     raise typer.Exit(CODES[found.outcome])
 
 

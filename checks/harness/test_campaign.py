@@ -200,7 +200,10 @@ def test_failures_are_grouped_into_bugs_with_a_smallest_case_each(planted, db):
     assert failed.counterexample is not None
     schema = json.loads(resources.files("lstm_ref.report").joinpath("report.schema.json").read_text(encoding="utf-8"))
     jsonschema.Draft202012Validator(schema).validate(report.document(found))
-    assert CliRunner().invoke(cli.app, ["campaign", "report", "--db", str(db)]).exit_code == 1
+    assert CliRunner().invoke(cli.app, ["campaign", "report", "--db", str(db), "--html", "campaign.html"]).exit_code == 1
+    page = pathlib.Path("campaign.html").read_text(encoding="utf-8")
+    assert f"{found.failing} failing cases, 1 bug<" in page
+    assert "Where in the space the failures lie" in page
 
 
 def test_two_faults_of_one_target_are_two_bugs(planted, db):

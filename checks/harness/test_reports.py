@@ -16,15 +16,17 @@ from pathlib import Path
 import jsonschema
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from lstm_ref import cases, verify
 from lstm_ref.candidates.load import plug
+from lstm_ref.cli import app
 from lstm_ref.judgement import record
 from lstm_ref.judgement import run as engine
 from lstm_ref.judgement.verdict import FAIL, Evidence, Result, Verdict
 from lstm_ref.report import bounds, json_report, words
 
-from .strangers import CellByCell, MeanLoss, spoilt
+from .strangers import CellByCell, spoilt
 
 HERE = Path(__file__).parent
 STRANGERS = HERE / "strangers.py"
@@ -145,6 +147,8 @@ def test_the_published_figures_are_those_of_the_page():
     assert len(rows) == len(words.PUBLISHED_POWER) == 2
     for dtype, mutants, killed, entry, alarms in rows:
         told = words.PUBLISHED_POWER[dtype]
+        digits, power = entry.split("e-")
+        entry = f"{digits}·10⁻{power.translate(str.maketrans('0123456789', '⁰¹²³⁴⁵⁶⁷⁸⁹'))}"
         for due in (f"{killed} of {mutants}", f"{entry} of the block", alarms.replace(" in ", " false alarms in ")):
             assert due in told, due
 
@@ -156,13 +160,35 @@ def timeless(q):
     return [timeless(v) for v in q] if isinstance(q, list) else q
 
 
-@pytest.mark.parametrize("lstm", [CellByCell, Wrong, MeanLoss])
-def test_two_runs_with_one_seed_give_the_same_json_but_for_times(few, lstm):
-    one, two = (
-        json_report.dumps(timeless(json_report.document([json_report.run_data(verify(lstm, profile="ci"), plug(lstm)[0].layout)])))
-        for _ in range(2)
-    )
+AGAIN = """
+import sys
+sys.path.insert(0, {root!r})
+from checks.harness.test_reports import FEW, Wrong, engine, json_report, plug, timeless, verify
+
+engine.PROFILES["ci"] = FEW
+run = json_report.run_data(verify(Wrong, profile="ci"), plug(Wrong)[0].layout)
+print(json_report.dumps(timeless(json_report.document([run]))))
+"""
+
+
+def test_two_runs_with_one_seed_give_the_same_json_but_for_times():
+    """In processes of their own, where sets and dicts of strings are ordered otherwise."""
+    code = AGAIN.format(root=str(HERE.parents[1]))
+    runs = [
+        subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "PYTHONHASHSEED": seed}, stdout=subprocess.PIPE, text=True)
+        for seed in ("1", "2")
+    ]
+    one, two = (run.communicate(timeout=300)[0] for run in runs)
+    assert json.loads(one)["runs"][0]["outcome"] == "fail"
     assert one == two
+
+
+def test_a_document_that_is_not_complete_does_not_pass(passing, failing):
+    runs = [*passing["runs"]]
+    assert json_report.document(runs)["outcome"] == "pass"
+    assert json_report.document(runs, incomplete="interrupted")["outcome"] == "inconclusive"
+    assert json_report.document([*runs, *failing["runs"]], incomplete="interrupted")["outcome"] == "fail"
+    assert json_report.document([])["outcome"] == "inconclusive"
 
 
 def test_no_number_that_is_not_finite_breaks_the_file():
@@ -327,6 +353,69 @@ def test_an_interrupted_run_reports_what_it_had_judged(tmp_path, name, how, code
     assert document["incomplete"] in text
     assert ("FAIL" if name == "SlowWrong" else "INCONCLUSIVE") in text
     assert "Traceback" not in text
+
+
+def test_a_second_ctrl_c_ends_the_process_at_once(tmp_path):
+    code = (
+        "import time\n"
+        "from lstm_ref.cli import _stopped_once\n"
+        "with _stopped_once():\n"
+        "    try:\n"
+        "        print('ready', flush=True)\n"
+        "        time.sleep(60)\n"
+        "    except KeyboardInterrupt:\n"
+        "        print('again', flush=True)\n"
+        "        time.sleep(60)\n"
+    )
+    run = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    for due in ("ready", "again"):
+        assert run.stdout.readline().strip() == due
+        run.send_signal(signal.SIGINT)
+    run.communicate(timeout=30)
+    assert run.returncode == -signal.SIGINT
+
+
+def test_an_interruption_before_the_first_case_leaves_a_report_too(tmp_path, monkeypatch):
+    from lstm_ref import cli
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cli, "_loaded", stop)
+    done = CliRunner().invoke(app, ["check", "ref:", "--report", "out.json", "--html", "out.html"])
+    assert done.exit_code == 3
+    document = json_report.load("out.json")
+    valid(document)
+    assert (document["complete"], document["incomplete"]) == (False, "interrupted before a case was judged")
+    assert (document["outcome"], document["runs"]) == ("inconclusive", [])
+    assert "Nothing was judged" in (tmp_path / "out.html").read_text(encoding="utf-8")
+
+
+def test_a_worker_that_is_killed_leaves_a_whole_report_that_says_so(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "killed.py").write_text(
+        "import os, signal, sys\n"
+        f"sys.path.insert(0, {str(HERE)!r})\n"
+        "from strangers import CellByCell\n"
+        "class Killed(CellByCell):\n"
+        "    def pullback(self, p):\n"
+        "        if p['x'].shape[0] > 6:\n"
+        "            os.kill(os.getpid(), signal.SIGKILL)\n"
+        "        return super().pullback(p)\n"
+    )
+    done = CliRunner().invoke(
+        app, ["check", "killed.py:Killed", "--isolate", "--only", "contract.*,grad.*.autodiff", "--report", "out.json"]
+    )
+    assert done.exit_code == 1, done.output
+    document = json_report.load("out.json")
+    valid(document)
+    assert (document["complete"], document["outcome"]) == (True, "fail")
+    found = {r["id"]: r for r in document["runs"][0]["results"]}
+    assert found["contract.call"]["outcome"] == "fail"
+    assert "SIGKILL" in found["contract.call"]["reason"]
+    assert found["contract.call"]["failed"] < found["contract.call"]["cases"]
+    assert found["grad.W_f.autodiff"]["outcome"] == "pass"
 
 
 def test_ctrl_c_in_python_is_a_keyboard_interrupt_with_the_verdict_so_far(few):

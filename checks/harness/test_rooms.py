@@ -132,7 +132,9 @@ def test_wheel_judges_away_from_the_clone(wheel, tmp_path):
     site = tmp_path / "site"
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(site), str(wheel)], check=True)
     env = {**os.environ, "PYTHONPATH": str(site)}
-    arguments = ["check", "ref:", "--only", "grad.*.autodiff,state.*"]
+    arguments = ["check", "ref:", "--only", "grad.*.autodiff,state.*", "--html", "out.html", "--report", "out.json"]
     done = subprocess.run([sys.executable, "-m", "lstm_ref", *arguments], cwd=tmp_path, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "PASS" in done.stdout
+    assert "</html>" in (tmp_path / "out.html").read_text(encoding="utf-8")
+    assert (site / "lstm_ref" / "report" / "report.schema.json").is_file()

@@ -15,6 +15,7 @@ from ..judgement import tolerances as tol
 from ..judgement.verdict import FAIL, Verdict
 from . import gains, mutants, regions
 from .gains import Fit
+from .heat import Heat, heat
 from .localise import Location, localise
 from .probe import SIZES, SMALL, Probe, probes
 from .regions import Region
@@ -38,7 +39,8 @@ class Explanation:
 
 
 def explained(verdict: Verdict, faces: list[Candidate]) -> Verdict:
-    """The verdict with `explanation` set, where a single term, a known mistake or a pair of terms explains its failures."""
+    """The verdict with `explanation` set, where a single term, a known mistake or a pair of terms explains its failures, and with
+    `heat`, where a failing case can be followed through time."""
     if verdict.kind != "textbook" or not any(r.chapter == "grad" and r.outcome == FAIL for r in verdict.results):
         return verdict
     for dtype in verdict.dtypes:
@@ -46,8 +48,13 @@ def explained(verdict: Verdict, faces: list[Candidate]) -> Verdict:
             continue
         for face in faces:
             if (told := diagnose(face, tol.PRECISIONS[dtype])) is not None:
-                return replace(verdict, explanation=told)
+                return replace(verdict, explanation=told, heat=_followed(verdict, face, dtype))
     return verdict
+
+
+def _followed(verdict: Verdict, face: Candidate, dtype: str) -> Heat | None:
+    failing = (r.where for r in verdict.failures() if r.chapter == "grad" and r.dtype == dtype and r.where is not None)
+    return heat(face, tol.PRECISIONS[dtype], next(failing, None))
 
 
 def diagnose(face: Candidate, precision: tol.Precision) -> Explanation | None:

@@ -269,7 +269,7 @@ def _symmetry(bench: Bench, judged: Judged) -> Evidence | None:
     """u·∂g·v = v·∂g·u, by six-point differences of the gradient field."""
     point, base = judged.point, _base(judged)
     variant = bench.candidate.variant
-    due = [k for k in point.inputs if k not in ("y", "w", *variant.data)]  # in order: a set's differs from process to process
+    due = [k for k in point.inputs if k not in ("y", "w", *variant.data)]  # in one order: what is drawn depends on it
     if not set(due) <= set(base) or not variant.smooth:
         return None  # differences across a kink say nothing
     rng = np.random.default_rng(judged.case.spec.seed)

@@ -28,6 +28,7 @@ from .manifest import CHECKS, GROUPS, manifest, selected
 from .reading import find as find_reading
 from .selftest import misjudged
 from .sheet import COARSE, Sheet, vacuity
+from .shrink import SECONDS as SHRINK_SECONDS
 from .shrink import shrink
 from .state import judge_state
 from .student import judge_student
@@ -186,7 +187,7 @@ def _judge_all(target, faces, profile, dtype, seed, sheet, began, progress, decl
     progress(total, total, dtype)
     sheet.streamed = True
     results = _accusing_ourselves(sheet.results(dtype), sheet, benches)
-    results = _with_counterexamples(target, results, sheet, benches, dtype)
+    results = _with_counterexamples(target, results, sheet, benches, dtype, profile)
     self_consistent = any(r.id.endswith(".autodiff") and r.reason.startswith("blocked by forward.") for r in results)
     if sheet.unasked:
         slow = f"the candidate is slow, and {profile.name} spends {profile.extras:g} s on differences, laws and state"
@@ -315,7 +316,9 @@ def _accusing_ourselves(results: list[Result], sheet: Sheet, benches: list[Bench
     return out
 
 
-def _with_counterexamples(target: str, results: list[Result], sheet: Sheet, benches: list[Bench], dtype: str) -> list[Result]:
+def _with_counterexamples(
+    target: str, results: list[Result], sheet: Sheet, benches: list[Bench], dtype: str, profile: Profile
+) -> list[Result]:
     """Shrink the first failing case once; every other check that fails on the shrunk case shares it."""
     failing = [r for r in results if r.outcome == FAIL and sheet.tallies[r.id].where]
     if not failing:
@@ -323,7 +326,8 @@ def _with_counterexamples(target: str, results: list[Result], sheet: Sheet, benc
     first = min(failing, key=lambda r: most_telling(r.id))
     spec, model = sheet.tallies[first.id].where
     bench = next(b for b in benches if b.candidate.model == model)
-    found = shrink(target, first.id, bench, spec, lambda case, check: evidence_on(bench, case, check))
+    seconds = SHRINK_SECONDS if profile.seconds else None
+    found = shrink(target, first.id, bench, spec, lambda case, check: evidence_on(bench, case, check), seconds)
     if found is None:
         return results
     counterexample, evidence = found

@@ -29,6 +29,7 @@ from .verdict import (
 )
 
 COARSE = ("bfloat16", "float16")  # differences cannot resolve a gradient in them
+QUANTILES = 100  # of error ÷ tolerance, kept of each gradient
 FORWARD_CHECKS = ("forward.h", "forward.c_T", "forward.J")
 
 
@@ -53,10 +54,12 @@ class Tally:
     notes: dict[str, None] = field(default_factory=dict)
     sizes: Counter[tuple[Sizes, bool]] = field(default_factory=Counter)  # (sizes, failed?), with how often
     sights: array = field(default_factory=lambda: array("d"))
+    ratios: array = field(default_factory=lambda: array("d"))
 
     def add(self, e: Evidence, spec: Spec, model: bool, needed: bool) -> None:
         self.cases += 1
         if e.outcome != UNRESOLVED:
+            self.ratios.append(e.ratio)
             self.sizes[spec.sizes, e.outcome == FAIL] += 1
         if e.outcome == PASS and e.sight is not None:
             self.sights.append(e.sight)
@@ -69,6 +72,13 @@ class Tally:
             self.notes[e.note] = None
         if self.worst is None or self._simpler_failure(e, spec) or (self.worst.outcome != FAIL and _louder(e, self.worst)):
             self.worst, self.where = e, (spec, model)
+
+    def quantiles(self) -> tuple[float, ...]:
+        """Error ÷ tolerance in rising order: of every resolved case, or evenly spaced ones with both ends where they are many."""
+        ordered = sorted(self.ratios)
+        if len(ordered) <= QUANTILES:
+            return tuple(ordered)
+        return tuple(ordered[round(n * (len(ordered) - 1) / (QUANTILES - 1))] for n in range(QUANTILES))
 
     def _simpler_failure(self, e: Evidence, spec: Spec) -> bool:
         """Among failures the smallest case is kept, not the largest error: it is the one to look at."""
@@ -141,7 +151,8 @@ class Sheet:
         spec = t.where[0] if t.where else None
         sight = Sight(min(t.sights), statistics.median(t.sights), max(t.sights), len(t.sights)) if t.sights else None
         counts = (t.cases, t.unresolved, t.zero, t.failed)
-        made = Result(check.id, dtype, PASS, *counts, t.worst, spec, check.equations, sight=sight)
+        ratios = t.quantiles() if check.id.partition(".")[0] in ("grad", "inter") else ()
+        made = Result(check.id, dtype, PASS, *counts, t.worst, spec, check.equations, sight=sight, ratios=ratios)
         if check.id not in self.wanted:
             return replace(made, outcome=DESELECTED)
         if check.id in GROUPS:

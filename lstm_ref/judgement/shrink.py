@@ -18,18 +18,30 @@ from .judge import Bench
 from .verdict import FAIL, Counterexample, Evidence
 
 SECONDS = 2.0
+TRIES = 200  # where no clock ends the search, so that two runs with one seed end alike; 20 to 65 are usual
 ENTRIES = 60  # arrays of so many entries are also simplified one entry at a time
 DECIMALS = (0, 1, 2)
 
 
 def shrink(
-    target: str, check: str, bench: Bench, spec: Spec, judge: Callable[[Case, str], dict[str, Evidence]]
+    target: str,
+    check: str,
+    bench: Bench,
+    spec: Spec,
+    judge: Callable[[Case, str], dict[str, Evidence]],
+    seconds: float | None = SECONDS,
 ) -> tuple[Counterexample, dict[str, Evidence]] | None:
-    """The smallest case found on which `check` fails, with all that it says; None if the failure does not repeat."""
-    deadline = time.monotonic() + SECONDS
+    """The smallest case found on which `check` fails, with all that it says; None if the failure does not repeat. Without `seconds`,
+    a number of tries ends the search."""
+    deadline, tries = time.monotonic() + (seconds or np.inf), 0
     dtype = bench.precision.dtype
 
+    def over() -> bool:
+        return time.monotonic() > deadline or (seconds is None and tries >= TRIES)
+
     def fails(case: Case) -> dict[str, Evidence] | None:
+        nonlocal tries
+        tries += 1
         found = judge(case, check)
         return found if check in found and found[check].outcome == FAIL else None
 
@@ -38,11 +50,11 @@ def shrink(
     if evidence is None:
         return None
     moved = True
-    while moved and time.monotonic() < deadline:
+    while moved and not over():
         moved = False
         for simpler in cases.smaller(case.spec):
             simpler = replace(simpler, sizes=bench.candidate.supports.fit(simpler.sizes))
-            if simpler == case.spec or time.monotonic() > deadline:
+            if simpler == case.spec or over():
                 continue
             if not bench.candidate.supports.initial_state and simpler.initial_state != "zero":
                 continue
@@ -51,7 +63,7 @@ def shrink(
                 case, evidence, moved = smaller, found, True
                 break
     for plainer in _simpler_numbers(lambda: case, dtype):
-        if time.monotonic() > deadline:
+        if over():
             break
         if (found := fails(plainer)) is not None:
             case, evidence = plainer, found

@@ -7,6 +7,8 @@ the loss, not whether the loss is that of an LSTM.
 from __future__ import annotations
 
 import fnmatch
+import statistics
+from dataclasses import replace
 
 import numpy as np
 
@@ -14,7 +16,7 @@ from ..candidates.contract import Candidate, ContractError, TimeLimit, time_limi
 from ..candidates.student import loss_along
 from ..truth import differences
 from . import tolerances as tol
-from .verdict import CANNOT_TELL, DESELECTED, FAIL, NOT_RUN, PASS, Evidence, Result
+from .verdict import CANNOT_TELL, DESELECTED, FAIL, NOT_RUN, PASS, Evidence, Result, Sight
 
 ENTRIES = 64  # blocks of so few entries are differenced entry by entry
 DIRECTIONS = 8
@@ -72,6 +74,8 @@ def _parameter(thing, name: str, value: np.ndarray, gradients: dict) -> Result:
     coarse = p.name != "float64"
     worst: Evidence | None = None
     counts = {PASS: 0, FAIL: 0, CANNOT_TELL: 0}
+    sights: list[float] = []
+    ratios: list[float] = []
     for direction in _directions(seen.shape):
         J = loss_along(thing, name, direction)
         rounding = tol.KAPPA * p.u * abs(J(0.0))
@@ -83,17 +87,22 @@ def _parameter(thing, name: str, value: np.ndarray, gradients: dict) -> Result:
         limit = d.bound + tol.KAPPA * tol.KAPPA * p.u * float(np.sum(np.abs(seen * direction)))
         error = abs(along - d.value)
         ratio = error / limit if limit else float(error > 0)
-        outcome = (
-            FAIL if not ratio <= 1 else PASS if limit < p.resolution * max(scale, abs(along), abs(d.value)) or not limit else CANNOT_TELL
-        )
+        typical = max(scale, abs(along), abs(d.value))
+        outcome = FAIL if not ratio <= 1 else PASS if limit < p.resolution * typical or not limit else CANNOT_TELL
         counts[outcome] += 1
+        if outcome == PASS and typical:
+            sights.append((1 + ratio) * limit / typical)
+        if outcome != CANNOT_TELL:
+            ratios.append(ratio)
         index = tuple(int(k) for k in np.argwhere(direction)[0]) if np.count_nonzero(direction) == 1 else ()
         rule = "|⟨candidate, direction⟩ − difference| ≤ the difference's own bound + rounding"
         e = Evidence(outcome, ratio, name, index, along, None, d.value, error, limit, rule, d.method)
         worst = e if worst is None or (e.outcome == FAIL, e.ratio) > (worst.outcome == FAIL, worst.ratio) else worst
     outcome = FAIL if counts[FAIL] else PASS if counts[PASS] else CANNOT_TELL
     reason = "" if outcome == PASS else worst.rule if outcome == FAIL else "no direction could be resolved"
-    return Result(id_, p.name, outcome, sum(counts.values()), counts[CANNOT_TELL], failed=counts[FAIL], worst=worst, reason=reason)
+    seen_by = Sight(min(sights), statistics.median(sights), max(sights), len(sights)) if sights else None
+    made = Result(id_, p.name, outcome, sum(counts.values()), counts[CANNOT_TELL], failed=counts[FAIL], worst=worst, reason=reason)
+    return replace(made, sight=seen_by, ratios=tuple(sorted(ratios)))
 
 
 def _directions(shape: tuple[int, ...]):

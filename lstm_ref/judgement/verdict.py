@@ -70,7 +70,8 @@ class Counterexample:
 
 @dataclass(frozen=True)
 class Result:
-    """One check over the whole run, for one dtype. `reason` says why an outcome is not a plain pass."""
+    """One check over the whole run, for one dtype. `reason` says why an outcome is not a plain pass. `ratios` are error ÷ tolerance
+    of its resolved cases in rising order: all of them, or so many quantiles, the least and the largest among them."""
 
     id: str
     dtype: str
@@ -85,6 +86,7 @@ class Result:
     reason: str = ""
     counterexample: Counterexample | None = None
     sight: Sight | None = None
+    ratios: tuple[float, ...] = ()
 
     @property
     def chapter(self) -> str:
@@ -103,7 +105,8 @@ class Verdict:
     `kind` is "textbook" when gradients were judged against autodiff, "variant" when against that of a declared variant,
     "self-consistency" when only against differences of the candidate's own forward pass.
     `explanation` (see diagnosis) names the wrong term where that is known, else it is None. `vacuity` says what the run could
-    not have seen, `incomplete` why it ended before it was done ("" if it was not interrupted).
+    not have seen, `incomplete` why it ended before it was done ("" if it was not interrupted). `heat` (see diagnosis) says where in
+    time a failing case goes wrong, if any does.
     """
 
     target: str
@@ -118,6 +121,7 @@ class Verdict:
     versions: dict[str, str] = field(default_factory=dict)
     vacuity: tuple[str, ...] = ()
     incomplete: str = ""
+    heat: Any = None
 
     @property
     def outcome(self) -> str:
@@ -195,4 +199,5 @@ def merged(verdicts: list[Verdict]) -> Verdict:
         first.versions,
         tuple(dict.fromkeys(n for v in verdicts for n in v.vacuity)),
         next((v.incomplete for v in verdicts if v.incomplete), ""),
+        next((v.heat for v in verdicts if v.heat), None),
     )

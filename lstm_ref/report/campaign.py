@@ -66,7 +66,7 @@ def show(console: Console, report: Report, files: dict[str, str]) -> None:
     for n, bug in enumerate(report.bugs[:SHOWN], 1):
         smallest = f"; the smallest found: {words.sizes(_sizes(bug.record))}" if bug.record else ""
         line(
-            f"{n}. {bug.key}  [{bug.target}; {', '.join(bug.dtypes)}]: {_count(bug.cases, 'case')}, first seen in case {bug.k}{smallest}",
+            f"{n}. {bug.key}  [{bug.target}; {', '.join(bug.dtypes)}]: {_count(bug.cases, 'case')}, the first is case {bug.k}{smallest}",
             "bold",
         )
         line(told_of(bug, report))

@@ -18,6 +18,7 @@ import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 
 from ..candidates.layout import Layout
+from ..diagnosis.heat import Heat
 from ..judgement.against import Comparison
 from ..judgement.manifest import CHECKS
 from ..judgement.record import RecordError, as_record
@@ -61,6 +62,7 @@ def run_data(v: Verdict, layout: Layout | None = None, files: Mapping[tuple[str,
         "vacuity": list(v.vacuity),
         "power": {d: _power(v, d) for d in v.dtypes},
         "explanation": _explanation(v),
+        "heat": _heat(v.heat),
         "results": [_result(r, v, primary, layout, files or {}) for r in v.results],
         "seconds": round(v.seconds, 3),
     }
@@ -74,10 +76,12 @@ def document(
     seconds: float | None = None,
 ) -> dict:
     """Runs as one document. Its outcome is that of the worst run; where candidates were held against each other, that of the first
-    run and of holding them. `incomplete` says why the document is not whole, if no run says it; `began` is when the runs began."""
+    run and of holding them; what is not complete does not pass.
+    `incomplete` says why the document is not whole, if no run says it; `began` is when the runs began."""
     beside = [_held(bounded(c)) for c in held]
     outcomes = [run["outcome"] for run in (runs[:1] if beside else runs)] + [HELD_OUTCOME.get(h["outcome"], INCONCLUSIVE) for h in beside]
     why = bounded(incomplete) or next((run["incomplete"] for run in runs if run["incomplete"]), "")
+    outcomes += [INCONCLUSIVE] if why else []
     seconds = sum(run["seconds"] for run in runs) if seconds is None else seconds
     began = began or datetime.datetime.now(datetime.UTC) - datetime.timedelta(seconds=seconds)
     return {
@@ -178,6 +182,7 @@ def _result(r: Result, v: Verdict, primary: dict[str, str], layout: Layout | Non
         "equations": list(r.equations),
         "reason": r.reason,
         "sight": None if r.sight is None else r.sight._asdict(),
+        "ratios": [_plain(float(f"{q:.3g}")) for q in r.ratios],
         "counterexample": _record(r) if own else None,
         "shares": primary.get(r.dtype, "") if c is not None and not own else "",
         "shrunk": _evidence(c.evidence) if c is not None else None,
@@ -216,7 +221,12 @@ def _power(v: Verdict, dtype: str) -> dict:
         kind = r.id.rpartition(".")[2]
         if r.dtype == dtype and r.chapter == "grad":
             by[kind] = max(by[kind], r.cases - r.unresolved)
-    return {"cases": by, **found, "told": words.power(dtype, found, by), "published": words.PUBLISHED_POWER.get(dtype, "")}
+    return {
+        "cases": by,
+        **found,
+        "told": words.power(dtype, found, by),
+        "published": words.PUBLISHED_POWER.get(dtype, "") if found["autodiff"] else "",
+    }
 
 
 def _explanation(v: Verdict) -> dict | None:
@@ -241,6 +251,23 @@ def _explanation(v: Verdict) -> dict | None:
         "location": place,
         "regions": [{"condition": r.condition, "failed": r.failed, "passed": r.passed} for r in x.regions],
     }
+
+
+def _heat(h: Heat | None) -> dict | None:
+    if h is None:
+        return None
+    told = {k: _plain(getattr(h, k)) for k in ("dtype", "missing", "flows")} | {"where": _where(h.where)}
+    for name in ("steps", "alone"):
+        told[name] = [
+            {
+                "quantity": r.quantity,
+                "gate": r.gate,
+                "stage": r.stage,
+                "ratios": [None if q is None else _plain(float(f"{q:.3g}")) for q in r.ratios],
+            }
+            for r in getattr(h, name)
+        ]
+    return told
 
 
 def _plain(q):
