@@ -21,6 +21,7 @@ from .work import ERROR, Bug, Found
 FORMAT = "lstm-ref campaign 1"
 PAGE = 10_000  # rows read at a time
 WAIT = 30.0  # seconds for another reader or writer to be done
+PATIENCE = 0.5  # seconds for the lock
 SCHEMA = """
 CREATE TABLE campaign (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE cases (k INTEGER PRIMARY KEY, outcome TEXT NOT NULL, ratio REAL NOT NULL, checks BLOB NOT NULL, digest BLOB NOT NULL,
@@ -235,13 +236,14 @@ def locked(path: pathlib.Path) -> Iterator[None]:
     except OSError as error:
         raise CampaignError(f"{lock} could not be made: {error}") from None
     with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        until = time.monotonic() + PATIENCE
+        while not _taken(file, fcntl.LOCK_EX) and time.monotonic() < until:
+            time.sleep(PATIENCE / 10)  # who only asks for the status holds it for a moment
+        if not _taken(file, fcntl.LOCK_EX):
             raise CampaignError(
                 f"{path} is being written by another campaign ({_read(lock) or 'which has not said its name'}); "
                 "wait for its end, or give this one a file of its own with --db"
-            ) from None
+            )
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}")
         file.flush()
@@ -249,6 +251,16 @@ def locked(path: pathlib.Path) -> Iterator[None]:
             yield
         finally:
             file.truncate(0)
+
+
+def _taken(file, kind: int) -> bool:
+    import fcntl
+
+    try:
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 def _lock(path: pathlib.Path) -> pathlib.Path:
