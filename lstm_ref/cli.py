@@ -10,10 +10,11 @@ import os
 import pathlib
 import signal
 import threading
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from typer.core import TyperGroup
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Is an LSTM's gradient right?", pretty_exceptions_enable=False)
 PASS, FAIL, USAGE, INCONCLUSIVE = 0, 1, 2, 3
@@ -110,7 +111,7 @@ def _to_github(document: dict, places: dict) -> None:
             raise _usage(ValueError(f"$GITHUB_STEP_SUMMARY is {path}, which cannot be written: {error.strerror}")) from None
 
 
-def _written(document: dict, report: pathlib.Path | None, html: pathlib.Path | None, badge: pathlib.Path | None) -> None:
+def _written(document: dict, report: pathlib.Path | None, html: pathlib.Path | None, badge: pathlib.Path | None = None) -> None:
     """Write the document as JSON, as a page and as a badge, where they are asked for."""
     from .report import github, json_report
     from .report import html as html_report
@@ -449,6 +450,143 @@ def flow(
     written = [str(p) for p in (*pictures, csv) if p is not None]
     text = "\n".join([report.lines(found, target), *(f"wrote {p}" for p in written)])
     console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+class _Campaign(TyperGroup):
+    """`campaign TARGET…` is `campaign run TARGET…`."""
+
+    def parse_args(self, ctx, args: list[str]) -> list[str]:
+        named = not args or args[0] in self.commands or args[0] == "--help"
+        return super().parse_args(ctx, args if named else ["run", *args])
+
+
+campaign = typer.Typer(cls=_Campaign, no_args_is_help=True, help="Judge LSTMs over a large space of cases, and lose none of them.")
+app.add_typer(campaign, name="campaign")
+Db = Annotated[pathlib.Path, typer.Option(help="the file that keeps every case")]
+Workers = Annotated[int | None, typer.Option(min=1, help="how many cases at once (default: the cores of this machine)")]
+Scheduler = Annotated[str | None, typer.Option(help="of Dask, such as tcp://host:8786; local starts one here")]
+
+
+@campaign.command("run")
+def campaign_run(
+    targets: Annotated[list[str], typer.Argument(help="LSTMs, as for check")],
+    cases: Annotated[int, typer.Option(min=1, help="how many, over all targets, dtypes, regimes and sizes")],
+    sizes: Annotated[str, typer.Option(help="small, tiles, medium, real, each with its turns; sizes held, as in H=64")] = "small:9,tiles:1",
+    dtypes: Annotated[str | None, typer.Option(help="float64, float32, bfloat16, float16 (default: what is declared)")] = None,
+    regimes: Annotated[str | None, typer.Option(help="ordinary, saturated, … (default: all)")] = None,
+    seed: Annotated[int | None, typer.Option(help="seed of the stream of cases (default: a fixed one)")] = None,
+    db: Db = pathlib.Path("campaign.db"),
+    workers: Workers = None,
+    scheduler: Scheduler = None,
+    isolate: Isolate = False,
+    memory: Annotated[float | None, typer.Option(help="GiB that one case may take (default: a share of what is available)")] = None,
+    hunt: Annotated[bool, typer.Option("--hunt", help="search for the largest error ÷ tolerance; nothing is kept")] = False,
+) -> None:
+    """Judge a numbered stream of cases into a database, or go on with it. Exit code 0 pass, 1 fail, 2 usage, 3 inconclusive."""
+    from .campaign import drive
+    from .campaign.hunt import hunt as search
+    from .report import campaign as report
+
+    known: dict[str, Any] = {"sizes": sizes, "dtypes": dtypes, "regimes": regimes, "seed": seed, "isolate": isolate}
+    if hunt:
+        worst: list = []
+        _working(
+            db, workers, scheduler, lambda of, n, bar: worst.extend(search(targets, cases, executor=of, workers=n, progress=bar, **known))
+        )
+        report.hunted(Console(), worst)
+        raise typer.Exit(FAIL if any(w.evidence.outcome == "fail" for w in worst) else PASS)
+    known["memory"] = memory
+    _working(db, workers, scheduler, lambda of, n, bar: drive.run(targets, cases, db, executor=of, workers=n, progress=bar, **known))
+    _reported(db)
+
+
+@campaign.command("resume")
+def campaign_resume(db: Db = pathlib.Path("campaign.db"), workers: Workers = None, scheduler: Scheduler = None) -> None:
+    """Judge the cases that a database lacks. Exit codes as those of run."""
+    from .campaign import drive
+
+    _working(db, workers, scheduler, lambda of, n, bar: drive.resume(db, executor=of, workers=n, progress=bar))
+    _reported(db)
+
+
+@campaign.command("status")
+def campaign_status(db: Db = pathlib.Path("campaign.db")) -> None:
+    """Say where a campaign stands, while it runs too: progress, rate, time left, failures."""
+    from .campaign import drive
+    from .report import campaign as report
+
+    try:
+        report.standing(Console(), db, drive.status(db))
+    except ValueError as error:
+        raise _usage(error) from None
+
+
+@campaign.command("report")
+def campaign_report(
+    db: Db = pathlib.Path("campaign.db"),
+    json: Annotated[pathlib.Path | None, typer.Option("--json", help="also write the report as JSON")] = None,
+    html: Annotated[pathlib.Path | None, typer.Option("--html", help="also write the report as a page")] = None,
+) -> None:
+    """Say what the cases judged so far have found. Exit codes as those of run."""
+    from .report import campaign as report
+
+    try:
+        _can_write(json, html)
+        found = _campaign_report(db)
+    except ValueError as error:
+        raise _usage(error) from None
+    if json is not None or html is not None:
+        _written(report.document(found), json, html)
+    raise typer.Exit(CODES[found.outcome])
+
+
+def _working(db: pathlib.Path, workers: int | None, scheduler: str | None, judge) -> None:
+    """Judge, with a bar: `judge` is given an executor or None, how many workers there are, and the bar. Ctrl-C keeps what was judged."""
+    from .report import terminal
+
+    try:
+        with _stopped_once(), contextlib.ExitStack() as stack:
+            progress = stack.enter_context(terminal.progress(Console(stderr=True)))
+            executor = None
+            if scheduler is not None:
+                from .campaign.dask import executor as of_dask
+
+                executor, workers = stack.enter_context(of_dask(scheduler, workers))
+            judge(executor, workers, progress)
+    except KeyboardInterrupt:
+        text = f"lstm-ref: stopped; every batch that came back is kept; go on with: lstm-ref campaign resume --db {db}"
+        Console(stderr=True).print(text, style="yellow", highlight=False, markup=False, soft_wrap=True)
+        raise typer.Exit(INCONCLUSIVE) from None
+    except ValueError as error:
+        raise _usage(error) from None
+
+
+def _reported(db: pathlib.Path) -> None:
+    try:
+        found = _campaign_report(db)
+    except ValueError as error:
+        raise _usage(error) from None
+    raise typer.Exit(CODES[found.outcome])
+
+
+def _campaign_report(db: pathlib.Path):
+    """Print what a campaign has found, and keep the counterexamples; the report."""
+    from .campaign import store, verdicts
+    from .judgement.record import file_name, json_text
+    from .report import campaign as report
+
+    with contextlib.closing(store.open_(db)) as opened:
+        found = verdicts.report(opened)
+    files: dict[str, str] = {}
+    for bug in found.bugs:
+        if bug.record is not None and not bug.ours:
+            name = file_name(bug.target, bug.key)
+            with contextlib.suppress(OSError):
+                pathlib.Path(FAILURES).mkdir(exist_ok=True)
+                (pathlib.Path(FAILURES) / name).write_text(json_text(bug.record), encoding="utf-8")
+                files[bug.key] = str(pathlib.Path(FAILURES) / name)
+    report.show(Console(), found, files)
+    return found
 
 
 def _numbers(option: str, text: str | None) -> tuple[float, ...] | None:

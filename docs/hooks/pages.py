@@ -29,12 +29,11 @@ def command_line() -> str:
     return "\n".join([*parts, _of_pytest()])
 
 
-def commands(group) -> dict:
-    """Every command by its name, those of a group of commands as "expect update"."""
+def commands(group, before: str = "") -> dict:
+    """Every command of a group by name, those of a group within it under both names."""
     found = {}
     for name, command in group.commands.items():
-        nested = commands(command) if hasattr(command, "commands") else {}
-        found |= {f"{name} {k}": c for k, c in nested.items()} if nested else {name: command}
+        found |= commands(command, f"{before}{name} ") if hasattr(command, "commands") else {f"{before}{name}": command}
     return found
 
 

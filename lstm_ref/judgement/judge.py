@@ -15,6 +15,7 @@ from ..cases import Case, Spec
 from ..reference.symbols import LAYER_INTERMEDIATES, LAYER_OUTPUTS, WEIGHTS
 from ..reference.variant import plain
 from ..truth import autodiff, differences, variants
+from . import parts
 from . import tolerances as tol
 from .comparison import Block, compare, compare_all, compare_along, looks_like, worst_of
 from .tolerances import Condition, Precision
@@ -35,7 +36,8 @@ class Bench:
     """What stays the same while one candidate is judged at one dtype, and what is learnt about it on the way: blocks
     that are computed in a lower precision, where its forward pass is complex-safe, what it returns, and how often
     differences have refuted a gradient. Where its forward pass is not the textbook's (`textbook`), conditions are another
-    function's, and every entry is granted the largest of all blocks."""
+    function's, and every entry is granted the largest of all blocks. Of a batch that is too large for memory, truth and condition
+    take so many `rows` at a time."""
 
     candidate: Candidate
     precision: Precision
@@ -45,6 +47,7 @@ class Bench:
     output_names: tuple[str, ...] = ("h", "c_T")
     refuted: dict[str, int] = field(default_factory=dict)
     textbook: bool = True
+    rows: int | None = None
 
     def case(self, spec: Spec) -> Case:
         """The arrays of a case for this candidate."""
@@ -73,9 +76,18 @@ class Point:
         """The inputs that the candidate really computes with, in its layout and dtype."""
         return layout.effective(self.bench.candidate.layout, self.inputs, self.bench.precision.dtype)
 
+    @property
+    def rows(self) -> int | None:
+        """How many rows of the batch are taken at once; None where all are."""
+        candidate, rows = self.bench.candidate, self.bench.rows
+        whole = rows is None or candidate.model or not candidate.variant.textbook or self.inputs["x"].shape[1] <= rows
+        return None if whole else rows
+
     @cached_property
     def under_way(self) -> Callable[[], autodiff.Truth]:
         """The oracle, which computes while the candidate and the noise do."""
+        if self.rows is not None:
+            return lambda: parts.truth(self.seen, self.cotangents, self.rows)
         return variants.begun(self.bench.candidate.variant, self.seen, self.cotangents)
 
     @cached_property
@@ -99,15 +111,34 @@ class Point:
     @cached_property
     def conditions(self) -> dict[str, Condition]:
         """The condition of every forward value ("h") and gradient ("dW_f")."""
-        return self._conditions(self.lanes)
+        return self._flushed(self._parts.blocks if self.rows is not None else self._measured(self.lanes))
 
     @cached_property
     def tail_conditions(self) -> dict[str, Condition]:
-        return self._conditions(self.tail_lanes)
+        return self._flushed(self._in_parts(sigmoid_tail=True).blocks if self.rows is not None else self._measured(self.tail_lanes))
 
-    def _conditions(self, lanes: tol.Lanes) -> dict[str, Condition]:
-        found, lower = tol.conditions(lanes, self.bench.arithmetic, BY_STEP), self.bench.lower
+    def _measured(self, lanes: tol.Lanes) -> dict[str, Condition]:
+        return tol.conditions(lanes, self.bench.arithmetic, BY_STEP)
+
+    def _flushed(self, found: dict[str, Condition]) -> dict[str, Condition]:
+        lower = self.bench.lower
         return found | {k: tol.flushed(found[k], lower[k]) for k in lower if k in found}
+
+    @cached_property
+    def _parts(self) -> parts.Conditions:
+        return self._in_parts(sigmoid_tail=False)
+
+    def _in_parts(self, sigmoid_tail: bool) -> parts.Conditions:
+        own = (self.rows, sigmoid_tail, self.bench.candidate.layout.forget_bias)
+        return parts.conditions(self.seen, self.cotangents, self.bench.arithmetic, *own)
+
+    @property
+    def loss(self) -> tuple[np.ndarray, float]:
+        """J in every lane, and Σ|terms| of it."""
+        if self.rows is not None:
+            return self._parts.J, self._parts.terms
+        lanes = self.lanes.values
+        return (lanes["J"], float(np.abs(lanes["J"][0]))) if "J" in lanes else parts.loss(lanes, self.cotangents)
 
     def tolerance(self, of: str) -> np.ndarray:
         """The tolerance of the gradient of `of`, per entry."""
@@ -195,8 +226,9 @@ def _contract_evidence(found: Judged, answer: Answer, bench: Bench) -> None:
 def _judge_forward(found: Judged, outputs: Answer, bench: Bench) -> bool:
     """Whether h and c_T (or the loss) are the textbook's here."""
     point, right = found.point, True
-    blocks = [(name, seen, point.truth.values[name], name) for name, seen in outputs.arrays.items()]
-    for name, evidence in zip(outputs.arrays, held_against_autodiff(found, blocks, bench), strict=True):
+    there = {k: v for k, v in outputs.arrays.items() if point.rows is None or k in point.truth.values}
+    blocks = [(name, seen, point.truth.values[name], name) for name, seen in there.items()]
+    for name, evidence in zip(there, held_against_autodiff(found, blocks, bench), strict=True):
         found.add(f"forward.{name}", evidence)
         right &= evidence.outcome != FAIL or name not in (*FORWARD, "J")
     if "h" in outputs.faults or "c_T" in outputs.faults:
@@ -238,6 +270,8 @@ def _judge_gradients(found: Judged, bench: Bench, forward_right: bool) -> None:
         kind = "inter" if name in BY_STEP else "grad"
         if kind == "grad" and name not in bench.candidate.gradient_names:
             continue  # declared as not provided
+        if point.rows is not None and name not in point.truth.gradients:
+            continue  # of a case in parts, intermediates are not judged
         told = f"{name} of {bench.candidate.layout.name('b_h')}" if name != key else name
         checks.append(f"{kind}.{plain(name)}.autodiff")
         blocks.append((told, seen, point.truth.gradients[name], f"d{name}"))
@@ -277,6 +311,7 @@ def _second_look(found: Judged, block: tuple, evidence: Evidence, bench: Bench) 
 def _judge_differences(found: Judged, bench: Bench, call: contract.Call, forward_right: bool, with_taps: bool) -> None:
     case, point, p = found.case, found.point, bench.arithmetic
     names = [k for k in bench.candidate.gradient_names if k in found.gradients.arrays]
+    with_taps &= point.rows is None
     inner = [k for k in LAYER_INTERMEDIATES if with_taps and bench.candidate.taps and not case.model and k in found.gradients.arrays]
     limits = {k: point.tolerance(k) for k in (*names, *inner)}
     if not forward_right:  # conditions are another function's: grant every entry the largest of all blocks
@@ -393,13 +428,7 @@ def functional(outputs: dict, s: dict):
 
 def _rounding_of_J(point: Point, bench: Bench) -> float:
     """A bound on the rounding error of one value of J."""
-    lanes, s = point.lanes.values, point.cotangents
-    if "J" in lanes:
-        J, terms = lanes["J"], np.abs(lanes["J"][0])
-    else:
-        flows = [(s["h"], lanes["h"]), (s["h_T"], lanes["h_T"]), (s["c_T"], lanes["c_T"])]
-        J = sum(np.sum(a * q, axis=tuple(range(1, q.ndim))) for a, q in flows)
-        terms = sum(np.sum(np.abs(a * q[0])) for a, q in flows)
+    J, terms = point.loss
     spread = np.abs(J - J[0]).max() / bench.arithmetic.eta
     return float(tol.KAPPA * max(bench.u("h"), bench.u("J")) * (spread + terms))
 

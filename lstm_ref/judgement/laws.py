@@ -291,7 +291,10 @@ def _symmetry(bench: Bench, judged: Judged) -> Evidence | None:
             g = gradients(along, step)
             return sum(np.sum(g[k] * onto[k]) for k in due)
 
-        return differences.six_point(J, rounding, tol.DIFFERENCE_BOUND, scale, np.sqrt(bench.arithmetic.u) * scale, coarse)
+        found = differences.six_point(J, rounding, tol.DIFFERENCE_BOUND, scale, np.sqrt(bench.arithmetic.u) * scale, coarse)
+        if found.bound > bench.arithmetic.resolution * scale:  # six and four points may agree by chance at a step that is too long
+            found = min(found, differences.adaptive(J, rounding, tol.DIFFERENCE_BOUND, coarse), key=lambda d: d.bound)
+        return found
 
     one, two = slope(u, v), slope(v, u)
     name = "u·∂g·v"

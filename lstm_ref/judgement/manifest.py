@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -48,6 +49,7 @@ GROUPS: dict[str, tuple[str, Callable[[Spec], bool]]] = {
 }
 
 
+@functools.lru_cache(maxsize=256)
 def groups(spec: Spec) -> tuple[str, ...]:
     """The sizes.* and numerics.* checks that this case speaks for."""
     return tuple(id_ for id_, (_, member) in GROUPS.items() if member(spec))

@@ -21,6 +21,7 @@ FORMAT = "lstm-ref counterexample 1"
 LARGEST_FILE = 8 * 2**20  # bytes
 LARGEST_ARRAY = 2**18  # entries
 LARGEST_SIZE = 4096
+LONGEST_NAME = 200  # characters
 KEYS = {"format", "check", "target", "dtype", "sizes", "regime", "memory", "inputs", "cotangents", "seen"}
 
 
@@ -28,14 +29,20 @@ class RecordError(ValueError):
     """A file that is no counterexample of ours; the text says what was seen and what is due."""
 
 
-def file_name(target: str, check: str, dtype: str) -> str:
-    """The name of the file of a counterexample: no more of the target than a file system takes."""
-    return re.sub(r"[^A-Za-z0-9_.-]+", "_", f"{target}-{check}-{dtype}").strip("_") + ".json"
+def file_name(target: str, *of: str) -> str:
+    """The name of the file of a counterexample, of a check and a dtype, say: no more of the target than a file system takes."""
+    rest = "-".join(("", *of))
+    return re.sub(r"[^A-Za-z0-9_.-]+", "_", target[: LONGEST_NAME - len(rest)] + rest).strip("_") + ".json"
 
 
 def dump(c: Counterexample) -> str:
     """The counterexample as JSON text. Raises RecordError if it is too large to keep."""
-    return json.dumps(as_record(c), indent=1, allow_nan=False) + "\n"
+    return json_text(as_record(c))
+
+
+def json_text(record: dict) -> str:
+    """A counterexample's data as JSON text."""
+    return json.dumps(record, indent=1, allow_nan=False) + "\n"
 
 
 def as_record(c: Counterexample) -> dict:

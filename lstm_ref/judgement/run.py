@@ -171,11 +171,11 @@ def _judge_all(target, faces, profile, dtype, seed, sheet, began, progress, decl
         return _verdict(target, profile, seed, results, 0, began, "textbook", (reason,))
     benches = [Bench(face, tol.PRECISIONS[dtype], face.make()) for face in faces]
     for bench in benches:
-        _compile_oracle(bench.candidate)
-    hung, total = _first_impressions(sheet, benches), len(cases.CORNERS) + profile.draws
+        compile_oracle(bench.candidate)
+    hung, total = first_impressions(sheet, benches), len(cases.CORNERS) + profile.draws
     stopped: tuple[str, ...] = ()
     for bench in () if hung else benches:
-        _read_forward(sheet, bench)
+        read_forward(sheet, bench)
     started = time.monotonic()
     for n, (spec, bench) in enumerate(() if hung else _stream(benches, profile, seed)):
         progress(min(n // len(benches), total), total, dtype)
@@ -202,14 +202,14 @@ def _judge_all(target, faces, profile, dtype, seed, sheet, began, progress, decl
     return replace(verdict, faces=tuple(b.candidate for b in benches))
 
 
-def _compile_oracle(candidate: Candidate) -> None:
+def compile_oracle(candidate: Candidate) -> None:
     """Compile the oracle for the fixed cases, so that its time is none of theirs."""
     sizes = {fitted(spec, candidate).sizes for spec in cases.CORNERS}
     sizes = sizes if candidate.model else {n._replace(K=1) for n in sizes}
     variants.prepare(candidate.variant, candidate.model, tol.LANES, sizes)
 
 
-def _first_impressions(sheet: Sheet, benches: list[Bench]) -> bool:
+def first_impressions(sheet: Sheet, benches: list[Bench]) -> bool:
     """Measure the effective precision; True if a call ran out of time."""
     for bench in benches:
         specs = [fitted(cases.CORNERS[k], bench.candidate) for k in PRECISION_CORNERS]
@@ -222,7 +222,7 @@ def _first_impressions(sheet: Sheet, benches: list[Bench]) -> bool:
     return False
 
 
-def _read_forward(sheet: Sheet, bench: Bench) -> None:
+def read_forward(sheet: Sheet, bench: Bench) -> None:
     """Where h (or the loss) is not the textbook's, or arrays do not fit: find the layout and the reduction under which it
     is, and judge under those, or the variant that it is."""
     declared, model = bench.candidate, bench.candidate.model
@@ -244,7 +244,7 @@ def _read_forward(sheet: Sheet, bench: Bench) -> None:
         known = f"an LSTM with {reading.variant_words}" if reading.variant_words else "another declaration"
         rule = f"{what} is that of {known}; write {write}. Everything else is judged under that"
         bench.candidate = replace(declared, layout=reading.layout, reduction=reading.reduction, variant=reading.variant)
-        _compile_oracle(bench.candidate)
+        compile_oracle(bench.candidate)
     else:
         bench.textbook = model
         rule = sheet.reading = f"{what} is that of an LSTM with {reading.words}" + (f"; and write {write}" if write else "")
@@ -324,7 +324,7 @@ def _with_counterexamples(
     failing = [r for r in results if r.outcome == FAIL and sheet.tallies[r.id].where]
     if not failing:
         return results
-    first = min(failing, key=_most_telling)
+    first = min(failing, key=lambda r: most_telling(r.id))
     spec, model = sheet.tallies[first.id].where
     bench = next(b for b in benches if b.candidate.model == model)
     seconds = SHRINK_SECONDS if profile.seconds else None
@@ -382,8 +382,9 @@ def replay(target: str, faces: list[Candidate], check: str, dtype: str, case: Ca
 _TELLING = ("contract", "state", "forward", "numerics.effective_precision", "grad", "inter", "law", "sizes", "numerics")
 
 
-def _most_telling(r: Result) -> int:
-    return next(n for n, prefix in enumerate(_TELLING) if r.id.startswith(prefix))
+def most_telling(check: str) -> int:
+    """The place of a check that fails among those that fail: the first is shown first."""
+    return next(n for n, prefix in enumerate(_TELLING) if check.startswith(prefix))
 
 
 def _verdict(target, profile, seed, results, judged, began, kind, notes, blind=(), incomplete: str = "") -> Verdict:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import statistics
+from array import array
+from collections import Counter
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -50,16 +52,16 @@ class Tally:
     worst: Evidence | None = None
     where: tuple[Spec, bool] | None = None
     notes: dict[str, None] = field(default_factory=dict)
-    sizes: list[tuple[Sizes, bool]] = field(default_factory=list)
+    sizes: Counter[tuple[Sizes, bool]] = field(default_factory=Counter)  # (sizes, failed?), with how often
     failing: list[Spec] = field(default_factory=list)
-    sights: list[float] = field(default_factory=list)
-    ratios: list[float] = field(default_factory=list)
+    sights: array = field(default_factory=lambda: array("d"))
+    ratios: array = field(default_factory=lambda: array("d"))
 
     def add(self, e: Evidence, spec: Spec, model: bool, needed: bool) -> None:
         self.cases += 1
         if e.outcome != UNRESOLVED:
             self.ratios.append(e.ratio)
-            self.sizes.append((spec.sizes, e.outcome == FAIL))
+            self.sizes[spec.sizes, e.outcome == FAIL] += 1
         if e.outcome == PASS and e.sight is not None:
             self.sights.append(e.sight)
         self.failed += e.outcome == FAIL
@@ -98,7 +100,7 @@ class Sheet:
         self.reading = ""  # the variant that the forward pass is, where it is none of the textbook
         self.tallies = {id_: Tally() for id_ in checks}
         self.plain_failures: set[str] = set()
-        self.outside: dict[str, list[tuple[tuple[str, ...], bool]]] = {}  # check -> (groups of a case, failed?)
+        self.outside: dict[str, Counter[tuple[tuple[str, ...], bool]]] = {}  # check -> (groups of a case, failed?), with how often
 
     def add(self, id_: str, e: Evidence, spec: Spec, model: bool, corner: bool = False) -> None:
         if not self.needs(id_):
@@ -111,7 +113,7 @@ class Sheet:
         if e.outcome == FAIL and not member and spec.ordinary:
             self.plain_failures.add(id_)
         if member:
-            self.outside.setdefault(id_, []).append((member, e.outcome == FAIL))
+            self.outside.setdefault(id_, Counter())[member, e.outcome == FAIL] += 1
         for g in member:
             if g in self.tallies:
                 t = self.tallies[g]
@@ -132,14 +134,14 @@ class Sheet:
         """
         guilty: dict[str, dict[str, int]] = {}
         for id_, seen in self.outside.items():
-            failing = [member for member, failed in seen if failed]
+            failing = {member: count for (member, failed), count in seen.items() if failed}
             if not failing or id_ in self.plain_failures:
                 continue
             suspects = {g for member in failing for g in member}
             covering = {g for g in suspects if all(g in member for member in failing)} or suspects
-            share = {g: sum(g in m for m in failing) / sum(g in m for m, _ in seen) for g in covering}
+            share = {g: _cases_in(g, failing) / _cases_in(g, seen, of=lambda key: key[0]) for g in covering}
             for g in (g for g in covering if share[g] == max(share.values())):
-                guilty.setdefault(g, {})[id_] = sum(g in m for m in failing)
+                guilty.setdefault(g, {})[id_] = _cases_in(g, failing)
         return guilty
 
     def failing_in(self, group: str) -> list[str]:
@@ -168,7 +170,7 @@ class Sheet:
             return replace(made, outcome=NOT_RUN, reason="blocked by forward.h, which says what the forward pass is")
         if t.failed:
             outcome = TIMEOUT if check.id == "contract.time" else FAIL  # slow is not wrong
-            found = separating(t.sizes) if made.chapter in ("contract", "grad", "forward") else None
+            found = separating(t.sizes.elements()) if made.chapter in ("contract", "grad", "forward") else None
             return replace(made, outcome=outcome, reason=self._reason(check.id, t, found), region=found[0] if found else "")
         if not t.cases:
             return self._absent(made)
@@ -236,6 +238,11 @@ class Sheet:
         tail = self.tallies.get("numerics.sigmoid_tail")
         failed = any(t.failed for t in self.tallies.values())
         return list(tail.notes)[:1] if tail and not failed else []
+
+
+def _cases_in(group: str, counts: dict, of=lambda member: member) -> int:
+    """How many cases are in a group, of cases counted by the groups that they are in."""
+    return sum(count for key, count in counts.items() if group in of(key))
 
 
 def vacuity(sheet: Sheet) -> list[str]:

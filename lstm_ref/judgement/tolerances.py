@@ -45,7 +45,9 @@ DRAWS = INDEPENDENT + SAME_STEPS + SAME_UNITS
 MIRRORED = (1, 1 + INDEPENDENT)  # these lanes are repeated with −ξ
 LANES = 1 + DRAWS + len(MIRRORED)  # lane 0 is clean
 NOISE_SEED = 20_111
-SMALL_NOISE = 2**13  # numbers; thousands of draws up to this size are kept for the next case of the same sizes, larger ones a few
+SUMS = ("dW", "db")  # what is summed over time and batch, and stored once
+LONGEST = 2**32  # more than any quantity is stored in one run
+SMALL_NOISE = 2**12  # numbers; thousands of draws up to this size are kept for the next case of the same sizes, larger ones a few
 
 
 class Precision(NamedTuple):
@@ -116,20 +118,23 @@ def noisy_run(
     sigmoid_tail: bool = False,
     forget_bias: float = 0.0,
     variant: Variant = TEXTBOOK,
+    part: int = 0,
+    parts: int = 1,
 ) -> Lanes:
     """Run the case clean and with noise, all lanes at once.
 
     `inputs` are the textbook inputs in float64 (with `W_v b_v y w` for a softmax head), `cotangents` holds `h`,
     `h_T`, `c_T`. With `sigmoid_tail`, the noise of σ is absolute, as ½(1 + tanh(a/2)) rounds. `forget_bias` is a
     constant that the candidate adds to a_f by itself: two more terms in that sum. Another variant than the textbook runs its
-    own equations, and gives no intermediates.
+    own equations, and gives no intermediates. Of a textbook layer, this may be one of several `parts` of a batch: the lanes of dW and
+    db may then be added up over the parts, and each part has noise of its own in everything else.
     """
     if not variant.textbook:
         m, m_gate = precision.m, precision.m_gate
         noise = variants.Noise(precision.eta, m, m_gate, KAPPA, float(sigmoid_tail), forget_bias)
         return Lanes(*variants.noisy(variant, inputs, cotangents, noise, _lanes()))
     with _threads.limit(limits=1), np.errstate(all="ignore"):
-        return _noisy_run(inputs, cotangents, _Noise(precision, sigmoid_tail, forget_bias))
+        return _noisy_run(inputs, cotangents, _Noise(precision, sigmoid_tail, forget_bias, part, parts))
 
 
 @functools.cache
@@ -180,7 +185,8 @@ def noise(precision: Precision) -> Callable:
 class _Noise:
     """The hook that stores q with noise on it: q + η·g(n)·ξ·max(A, m)."""
 
-    def __init__(self, precision: Precision, sigmoid_tail: bool, forget_bias: float):
+    def __init__(self, precision: Precision, sigmoid_tail: bool, forget_bias: float, part: int = 0, parts: int = 1):
+        self.part, self.parts = part, parts
         self.p, self.eta, self.sigmoid_tail, self.forget_bias = precision, precision.eta, sigmoid_tail, forget_bias
         self.stores: dict[str, int] = {}
         self.peaks: list[float] = []  # the largest magnitude of each store
@@ -193,7 +199,8 @@ class _Noise:
             return q.value
         self.peaks.append(q.magnitude.item(q.magnitude.argmax()))  # max() takes three times as long for it
         noise = np.maximum(self._magnitude(name, q), self.least_gate if label == "F:gates" else self.least)
-        noise *= self._xi(name, q.value.shape, self.eta * max(1.0, q.n / KAPPA))
+        noise *= self._xi(name, q.value.shape)
+        noise *= self.eta * max(1.0, q.n * (self.parts if name in SUMS else 1) / KAPPA)
         noise += q.value
         return noise
 
@@ -210,19 +217,21 @@ class _Noise:
             Gates(q.magnitude).f[...] += 2 * abs(self.forget_bias)
         return q.magnitude
 
-    def _xi(self, name: str, shape: tuple[int, ...], size: float) -> np.ndarray:
-        """The noise of one store, of a size. Else it depends on nothing but the name, the shape and how often the name was stored."""
+    def _xi(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
+        """The noise of one store: it depends on nothing but the name, the shape and how often the name was stored."""
         self.stores[name] = count = self.stores.get(name, 0) + 1
+        count += 0 if name in SUMS else self.part * LONGEST
         small = math.prod(shape) <= SMALL_NOISE
-        return (_small_noise if small else _large_noise)(name, count, shape, size)
+        if self.parts > 1:  # no other case will meet it
+            return _draw_noise(name, count, shape)
+        return (_small_noise if small else _large_noise)(name, count, shape)
 
 
-def _draw_noise(name: str, count: int, shape: tuple[int, ...], size: float) -> np.ndarray:
+def _draw_noise(name: str, count: int, shape: tuple[int, ...]) -> np.ndarray:
     lanes = np.empty(shape)
     by_lane = np.moveaxis(lanes, -2 if name in ("db", "db_v", "J") else -3, 0)
     free, last, end = 1 + INDEPENDENT, shape[-1], 1 + DRAWS
-    always = np.random.default_rng([NOISE_SEED, last, *name.encode()])  # for draws that repeat from step to step
-    steps, units = _signed(always, (SAME_STEPS, last)), _signed(always, (SAME_UNITS, 1))
+    steps, units = _repeated_noise(name, last)
     middle = (1,) * (by_lane.ndim - 2)
     by_lane[0] = 0
     by_lane[1:free] = _signed(np.random.default_rng([NOISE_SEED, count, *name.encode()]), by_lane[1:free].shape)
@@ -230,10 +239,17 @@ def _draw_noise(name: str, count: int, shape: tuple[int, ...], size: float) -> n
     by_lane[free + SAME_STEPS : end] = units.reshape(SAME_UNITS, *middle, 1)
     for k, lane in enumerate(MIRRORED):
         by_lane[end + k] = -by_lane[lane]
-    return size * lanes
+    return lanes
 
 
-_small_noise = functools.lru_cache(maxsize=4096)(_draw_noise)  # every case of the same sizes meets the same noise
+@functools.lru_cache(maxsize=1024)
+def _repeated_noise(name: str, units: int) -> tuple[np.ndarray, np.ndarray]:
+    """The draws that repeat from step to step: of every unit, and one for all units."""
+    always = np.random.default_rng([NOISE_SEED, units, *name.encode()])
+    return _signed(always, (SAME_STEPS, units)), _signed(always, (SAME_UNITS, 1))
+
+
+_small_noise = functools.lru_cache(maxsize=8192)(_draw_noise)  # every case of the same sizes meets the same noise
 _large_noise = functools.lru_cache(maxsize=16)(_draw_noise)
 
 
@@ -242,8 +258,9 @@ def _signed(random: np.random.Generator, shape) -> np.ndarray:
     return np.where(r < 0.5, r - 1, r)  # ±U[½, 1]
 
 
-def conditions(run: Lanes, p: Precision, by_step: frozenset[str]) -> dict[str, Condition]:
-    """The condition of every block of a noisy run, all at once; blocks in `by_step` begin with a time axis of their own."""
+def conditions(run: Lanes, p: Precision, by_step: frozenset[str], share: float = BLOCK_SHARE) -> dict[str, Condition]:
+    """The condition of every block of a noisy run, all at once; blocks in `by_step` begin with a time axis of their own. `share` of the
+    largest condition of a block, or of its time step, is granted to every entry of it."""
     flat = np.concatenate([v.reshape(LANES, -1) for v in run.values.values()], axis=1)
     clean, draws, mirrored, plus = flat[0], flat[1 : 1 + DRAWS], flat[1 + DRAWS :], flat[list(MIRRORED)]
     shapes = {k: v.shape[1:] for k, v in run.values.items()}
@@ -264,7 +281,7 @@ def conditions(run: Lanes, p: Precision, by_step: frozenset[str]) -> dict[str, C
         peaks = largest(np.maximum(np.abs(flat.max(0)), np.abs(flat.min(0))))
         peaks = np.maximum(peaks, [run.peak if k[0] == "d" else run.forward_peak for k in shapes])
         in_range = peaks <= p.largest * RANGE_SHARE  # a peak that is NaN is not
-        C += BLOCK_SHARE * np.repeat(np.maximum.reduceat(C, np.cumsum(spans) - spans), spans)
+        C += share * np.repeat(np.maximum.reduceat(C, np.cumsum(spans) - spans), spans)
     found = {}
     told = zip(starts.tolist(), sizes.tolist(), scale.tolist(), in_range.tolist(), first_order.tolist(), strict=True)
     for (key, n), (start, size, *rest) in zip(shapes.items(), told, strict=True):
