@@ -34,8 +34,9 @@ lint: .venv/all ## format the code and check it
 	$(BIN)/ruff format .
 	$(BIN)/mypy
 
-bench: .venv/all ## measure speed against the rivals named in each script
-	for script in benchmarks/[a-z]*.py; do echo "$$script"; $(BIN)/python $$script || exit 1; done
+bench: .venv/all ## measure speed against the rivals named in each script; frameworks.py and campaign_*.py take hours and are run by hand
+	for script in $(filter-out benchmarks/frameworks.py benchmarks/campaign_%.py,$(sort $(wildcard benchmarks/[a-z]*.py))); do \
+		echo "$$script"; $(BIN)/python $$script || exit 1; done
 
 calibrate: .venv/all ## error ÷ (u · condition) of correct LSTMs
 	$(BIN)/lstm-ref calibrate ref: torch: jax:examples/jax_scan.py:lstm equinox: --dtype float64,float32,bfloat16

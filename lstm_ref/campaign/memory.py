@@ -1,5 +1,5 @@
 """Memory: how many bytes judging a case takes, before it is judged. The factors are fitted to the resident sets that
-`benchmarks/campaign_memory.py` measures, and lie above them."""
+`benchmarks/campaign_memory.py` measures; a prediction may lie a tenth below what a case then takes."""
 
 from __future__ import annotations
 

@@ -76,12 +76,13 @@ class Point:
         """The inputs that the candidate really computes with, in its layout and dtype."""
         return layout.effective(self.bench.candidate.layout, self.inputs, self.bench.precision.dtype)
 
-    @property
+    @cached_property
     def rows(self) -> int | None:
         """How many rows of the batch are taken at once; None where all are."""
         candidate, rows = self.bench.candidate, self.bench.rows
-        whole = rows is None or candidate.model or not candidate.variant.textbook or self.inputs["x"].shape[1] <= rows
-        return None if whole else rows
+        if rows is None or candidate.model or not candidate.variant.textbook:
+            return None
+        return rows if self.inputs["x"].shape[1] > rows else None
 
     @cached_property
     def under_way(self) -> Callable[[], autodiff.Truth]:

@@ -47,7 +47,7 @@ LANES = 1 + DRAWS + len(MIRRORED)  # lane 0 is clean
 NOISE_SEED = 20_111
 SUMS = ("dW", "db")  # what is summed over time and batch, and stored once
 LONGEST = 2**32  # more than any quantity is stored in one run
-SMALL_NOISE = 2**12  # numbers; thousands of draws up to this size are kept for the next case of the same sizes, larger ones a few
+SMALL_NOISE = 2**13  # numbers; thousands of draws up to this size are kept for the next case of the same sizes, larger ones a few
 
 
 class Precision(NamedTuple):
@@ -229,17 +229,33 @@ class _Noise:
 
 def _draw_noise(name: str, count: int, shape: tuple[int, ...]) -> np.ndarray:
     lanes = np.empty(shape)
-    by_lane = np.moveaxis(lanes, -2 if name in ("db", "db_v", "J") else -3, 0)
+    axis = lanes.ndim - (2 if name in ("db", "db_v", "J") else 3)
+    by_lane = lanes.transpose(axis, *range(axis), *range(axis + 1, lanes.ndim))  # np.moveaxis takes as long as all the rest
     free, last, end = 1 + INDEPENDENT, shape[-1], 1 + DRAWS
     steps, units = _repeated_noise(name, last)
     middle = (1,) * (by_lane.ndim - 2)
     by_lane[0] = 0
-    by_lane[1:free] = _signed(np.random.default_rng([NOISE_SEED, count, *name.encode()]), by_lane[1:free].shape)
+    by_lane[1:free] = _free_noise(name, count, by_lane[1:free].shape)
     by_lane[free : free + SAME_STEPS] = steps.reshape(SAME_STEPS, *middle, last)
     by_lane[free + SAME_STEPS : end] = units.reshape(SAME_UNITS, *middle, 1)
     for k, lane in enumerate(MIRRORED):
         by_lane[end + k] = -by_lane[lane]
     return lanes
+
+
+def _free_noise(name: str, count: int, shape: tuple[int, ...]) -> np.ndarray:
+    """The draws of one store that differ everywhere: the first of a stream, so that small stores of all shapes share it."""
+    size = math.prod(shape)
+    if size > SMALL_NOISE:
+        return _stream(name, count, size).reshape(shape)
+    return _small_stream(name, count, 1 << size.bit_length())[:size].reshape(shape)
+
+
+def _stream(name: str, count: int, size: int) -> np.ndarray:
+    return _signed(np.random.default_rng([NOISE_SEED, count, *name.encode()]), size)
+
+
+_small_stream = functools.lru_cache(maxsize=4096)(_stream)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -249,7 +265,7 @@ def _repeated_noise(name: str, units: int) -> tuple[np.ndarray, np.ndarray]:
     return _signed(always, (SAME_STEPS, units)), _signed(always, (SAME_UNITS, 1))
 
 
-_small_noise = functools.lru_cache(maxsize=8192)(_draw_noise)  # every case of the same sizes meets the same noise
+_small_noise = functools.lru_cache(maxsize=4096)(_draw_noise)  # every case of the same sizes meets the same noise
 _large_noise = functools.lru_cache(maxsize=16)(_draw_noise)
 
 
