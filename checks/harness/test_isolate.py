@@ -412,7 +412,8 @@ def test_the_command_takes_it(written, monkeypatch, tmp_path):
 
 def test_the_plugin_takes_it(written, monkeypatch):
     said = {"lstm_isolate": True, "lstm": []}
-    config = SimpleNamespace(getoption=said.get, stash=pytest.Stash())
+    plugins = SimpleNamespace(register=lambda *_: None)
+    config = SimpleNamespace(getoption=said.get, stash=pytest.Stash(), pluginmanager=plugins, option=SimpleNamespace())
     pytest_plugin.pytest_configure(config)
     face = pytest_plugin._faces(config, written("pass"))[0]
     assert isinstance(face.make(), isolate.Instance)

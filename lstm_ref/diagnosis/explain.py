@@ -43,7 +43,7 @@ def explained(verdict: Verdict, faces: list[Candidate]) -> Verdict:
     """The verdict with `explanation` set, where a single term, a known mistake or a pair of terms explains its failures, and with
     `heat`, where a failing case can be followed through time. `faces` are the candidates as declared; what was judged under
     another declaration is asked under that one."""
-    faces = list(verdict.faces) or faces
+    faces, verdict = list(verdict.faces) or faces, replace(verdict, faces=())  # the verdict is a value again, without foreign code
     if verdict.kind != "textbook" or not any(r.chapter == "grad" and r.outcome == FAIL for r in verdict.results):
         return verdict
     for dtype in verdict.dtypes:

@@ -110,8 +110,8 @@ class Verdict:
     `kind` is "textbook" when gradients were judged against autodiff, "variant" when against that of a declared variant,
     "self-consistency" when only against differences of the candidate's own forward pass.
     `explanation` (see diagnosis) names the wrong term where that is known, else it is None. `vacuity` says what the run could
-    not have seen, `faces` are the candidates as they were judged, `incomplete` says why the run ended before it was done (""
-    if it was not interrupted). `heat` (see diagnosis) says where in time a failing case goes wrong, if any does.
+    not have seen, `faces` are the candidates as they were judged, for the diagnosis, `incomplete` says why the run ended before it
+    was done ("" if it was not interrupted). `heat` (see diagnosis) says where in time a failing case goes wrong, if any does.
     """
 
     target: str
