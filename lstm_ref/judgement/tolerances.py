@@ -200,7 +200,8 @@ class _Noise:
         self.peaks.append(q.magnitude.item(q.magnitude.argmax()))  # max() takes three times as long for it
         noise = np.maximum(self._magnitude(name, q), self.least_gate if label == "F:gates" else self.least)
         noise *= self._xi(name, q.value.shape)
-        noise *= self.eta * max(1.0, q.n * (self.parts if name in SUMS else 1) / KAPPA)
+        if (n := q.n * self.parts if name in SUMS else q.n) > KAPPA:
+            noise *= n / KAPPA
         noise += q.value
         return noise
 
@@ -218,16 +219,16 @@ class _Noise:
         return q.magnitude
 
     def _xi(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
-        """The noise of one store: it depends on nothing but the name, the shape and how often the name was stored."""
+        """η·ξ of one store: it depends on nothing but η, the name, the shape and how often the name was stored."""
         self.stores[name] = count = self.stores.get(name, 0) + 1
         count += 0 if name in SUMS else self.part * LONGEST
         small = math.prod(shape) <= SMALL_NOISE
         if self.parts > 1:  # no other case will meet it
-            return _draw_noise(name, count, shape)
-        return (_small_noise if small else _large_noise)(name, count, shape)
+            return _draw_noise(name, count, shape, self.eta)
+        return (_small_noise if small else _large_noise)(name, count, shape, self.eta)
 
 
-def _draw_noise(name: str, count: int, shape: tuple[int, ...]) -> np.ndarray:
+def _draw_noise(name: str, count: int, shape: tuple[int, ...], eta: float) -> np.ndarray:
     lanes = np.empty(shape)
     axis = lanes.ndim - (2 if name in ("db", "db_v", "J") else 3)
     by_lane = lanes.transpose(axis, *range(axis), *range(axis + 1, lanes.ndim))  # np.moveaxis takes as long as all the rest
@@ -240,6 +241,7 @@ def _draw_noise(name: str, count: int, shape: tuple[int, ...]) -> np.ndarray:
     by_lane[free + SAME_STEPS : end] = units.reshape(SAME_UNITS, *middle, 1)
     for k, lane in enumerate(MIRRORED):
         by_lane[end + k] = -by_lane[lane]
+    lanes *= eta
     return lanes
 
 
