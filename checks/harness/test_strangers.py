@@ -95,6 +95,9 @@ def test_one_of_two_weight_arrays_in_a_lower_precision_is_told_as_that():
     verdict = verify(CoarseRecurrent, only="grad.*,numerics.effective_precision")
     assert [r.id for r in verdict.failures()] == ["numerics.effective_precision"]
     assert verdict.failures()[0].reason.startswith("dW_c, dW_f, dW_i, dW_o is computed in float32")
+    precise = "No gradient is wrong: what fails is the precision that they are computed in"
+    assert precise in words.meaning(verdict)
+    assert precise not in words.meaning(verify(InSinglePrecisionAndWrong, only="grad.*,numerics.effective_precision"))
 
 
 def test_a_backward_pass_that_raises_leaves_the_forward_pass_right():

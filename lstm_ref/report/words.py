@@ -88,6 +88,8 @@ def meaning(v: Verdict) -> str:
     if v.kind == "self-consistency":
         why = "what the object computes is not compared with an LSTM" if student else "the forward pass is not the textbook's"
         halves += f". This is a self-consistency verdict: {why}, so its own differences judged the gradients"
+    if (failures := v.failures()) and all(r.id == "numerics.effective_precision" for r in failures):
+        halves += ". No gradient is wrong: what fails is the precision that they are computed in"
     if v.gradientless:
         halves += ". No gradient was judged: the candidate gives none, and its outputs alone were held against the textbook's"
     if surprising := [r for r in v.results if r.outcome == UNEXPECTED]:
