@@ -528,16 +528,7 @@ def campaign_report(
     html: Annotated[pathlib.Path | None, typer.Option("--html", help="also write the report as a page")] = None,
 ) -> None:
     """Say what the cases judged so far have found. Exit codes as those of run."""
-    from .report import campaign as report
-
-    try:
-        _can_write(json, html)
-        found = _campaign_report(db)
-    except ValueError as error:
-        raise _usage(error) from None
-    if json is not None or html is not None:
-        _written(report.document(found), json, html)
-    raise typer.Exit(CODES[found.outcome])
+    _reported(db, json, html)
 
 
 def _working(db: pathlib.Path, workers: int | None, scheduler: str | None, judge) -> None:
@@ -561,11 +552,17 @@ def _working(db: pathlib.Path, workers: int | None, scheduler: str | None, judge
         raise _usage(error) from None
 
 
-def _reported(db: pathlib.Path) -> None:
+def _reported(db: pathlib.Path, json: pathlib.Path | None = None, html: pathlib.Path | None = None) -> None:
+    """Report a campaign, on paper too where that is asked for, and end with its exit code."""
+    from .report import campaign as report
+
     try:
+        _can_write(json, html)
         found = _campaign_report(db)
     except ValueError as error:
         raise _usage(error) from None
+    if json is not None or html is not None:
+        _written(report.document(found), json, html)
     raise typer.Exit(CODES[found.outcome])
 
 
@@ -580,11 +577,8 @@ def _campaign_report(db: pathlib.Path):
     files: dict[str, str] = {}
     for bug in found.bugs:
         if bug.record is not None and not bug.ours:
-            name = file_name(bug.target, bug.key)
             with contextlib.suppress(OSError):
-                pathlib.Path(FAILURES).mkdir(exist_ok=True)
-                (pathlib.Path(FAILURES) / name).write_text(json_text(bug.record), encoding="utf-8")
-                files[bug.key] = str(pathlib.Path(FAILURES) / name)
+                files[bug.key] = _kept(pathlib.Path(FAILURES) / file_name(bug.target, bug.key), json_text(bug.record))
     report.show(Console(), found, files)
     return found
 
@@ -639,14 +633,16 @@ def keep_counterexamples(verdict, folder: pathlib.Path) -> dict[tuple[str, str],
     for r in verdict.failures():
         if r.counterexample is None or not r.counterexample.primary:
             continue
-        name = file_name(verdict.target, r.id, r.dtype)
-        try:
-            folder.mkdir(exist_ok=True)
-            (folder / name).write_text(dump(r.counterexample), encoding="utf-8")
-        except (OSError, RecordError):
-            continue
-        files[r.id, r.dtype] = str(folder / name)
+        with contextlib.suppress(OSError, RecordError):
+            files[r.id, r.dtype] = _kept(folder / file_name(verdict.target, r.id, r.dtype), dump(r.counterexample))
     return files
+
+
+def _kept(path: pathlib.Path, text: str) -> str:
+    """Write a counterexample, in a folder that is made where there is none; its path as text. Raises OSError."""
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return str(path)
 
 
 def _usage(error: Exception) -> typer.Exit:

@@ -35,7 +35,7 @@ def truth(inputs: dict, cotangents: dict, rows: int) -> Truth:
     """What `autodiff.truth` gives for a layer, `rows` of the batch at a time; weights and biases are summed in float64."""
     found = []
     for part, s in _parts(inputs, cotangents, rows):
-        n = _sizes(part)
+        n = autodiff.sizes_of(part)
         values, gradients = autodiff.truth(part, s, autodiff.bucket(n._replace(B=rows)))
         found.append(({k: values[k] for k in OUTPUTS}, {k: gradients[k] for k in (*INPUTS, *SUMMED)}))
     values = {k: _joined([v[k] for v, _ in found]) for k in OUTPUTS}
@@ -75,11 +75,6 @@ def _parts(inputs: dict, cotangents: dict, rows: int) -> Iterator[tuple[dict, di
         row = slice(first, first + rows)
         part = {k: v[:, row] if k == "x" else v[row] if k in INPUTS else v for k, v in inputs.items()}
         yield part, {k: v[:, row] if v.ndim == 3 else v[row] for k, v in cotangents.items()}
-
-
-def _sizes(inputs: dict):
-    T, B, D = inputs["x"].shape
-    return autodiff.Sizes(T, B, D, inputs["h0"].shape[1], 1)
 
 
 def _joined(parts: list[np.ndarray]) -> np.ndarray:

@@ -156,8 +156,7 @@ class Sheet:
         sight = Sight(min(t.sights), statistics.median(t.sights), max(t.sights), len(t.sights)) if t.sights else None
         counts = (t.cases, t.unresolved, t.zero, t.failed)
         ratios = t.quantiles() if check.id.partition(".")[0] in ("grad", "inter") else ()
-        made = Result(check.id, dtype, PASS, *counts, t.worst, spec, check.equations, sight=sight, ratios=ratios)
-        made = replace(made, failing=tuple(t.failing))
+        made = Result(check.id, dtype, PASS, *counts, t.worst, spec, check.equations, failing=tuple(t.failing), sight=sight, ratios=ratios)
         if check.id not in self.wanted:
             return replace(made, outcome=DESELECTED)
         if check.id in GROUPS:

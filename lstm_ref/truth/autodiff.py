@@ -34,6 +34,12 @@ class Truth(NamedTuple):
     gradients: dict[str, np.ndarray]
 
 
+def sizes_of(inputs: dict) -> Sizes:
+    """The sizes of a case, from its arrays; K is 1 where there is no output layer."""
+    T, B, D = inputs["x"].shape
+    return Sizes(T, B, D, inputs["c0"].shape[-1], inputs["W_v"].shape[0] if "W_v" in inputs else 1)
+
+
 def bucket(n: Sizes) -> Sizes:
     """The padded sizes that hold `n`: the smallest bucket, else each size up to the next of 4, 6, 8, 12, 16, 24, …"""
     for b in BUCKETS:
@@ -63,9 +69,7 @@ def truth(inputs: dict, cotangents: dict, padded: Sizes | None = None) -> Truth:
 
 def begun(inputs: dict, cotangents: dict, padded: Sizes | None = None) -> Callable[[], Truth]:
     """`truth` under way: JAX computes on a thread of its own, and what is returned waits for it."""
-    T, B, D = inputs["x"].shape
-    H, model = inputs["h0"].shape[1], "W_v" in inputs
-    n = Sizes(T, B, D, H, inputs["W_v"].shape[0] if model else 1)
+    n, model = sizes_of(inputs), "W_v" in inputs
     p = padded or bucket(n)
     under_way = compiled(p)(_padded(inputs, cotangents, n, p))
 

@@ -16,7 +16,7 @@ import numpy as np
 from ..reference.symbols import Sizes
 from ..reference.variant import Place, Variant
 from . import autodiff
-from .autodiff import MASKED_LOGIT, Truth, bucket
+from .autodiff import MASKED_LOGIT, Truth, bucket, sizes_of
 
 THERE = ("alive", "rows", "features", "units", "classes")  # 1 where T, B, D, H, K are there, 0 where they are padding
 HARD = {"hard_sigmoid": 1 / 6, "hard_sigmoid_0.2": 1 / 5}  # slope
@@ -33,7 +33,7 @@ def begun(variant: Variant, inputs: dict, cotangents: dict) -> Callable[[], Trut
     """`truth` under way: see `autodiff.begun`."""
     if variant.textbook:
         return autodiff.begun(inputs, cotangents)
-    n = _sizes(variant, inputs)
+    n = sizes_of(inputs)
     p = bucket(n)
     under_way = _compiled(variant, "W_v" in inputs, p)(_padded(variant, inputs, cotangents, n, p))
     outside, inside = variant.axes(p), variant.axes(n)
@@ -74,7 +74,7 @@ class Noise(NamedTuple):
 def noisy(variant: Variant, inputs: dict, cotangents: dict, noise: Noise, lanes: Lane) -> tuple[dict, float, float]:
     """Every forward value ("h") and gradient ("dW_f") with the lanes on the first axis; the largest number stored in the forward
     pass, and in all of it."""
-    n = _sizes(variant, inputs)
+    n = sizes_of(inputs)
     p = bucket(n)
     run = _compiled_noise(variant, "W_v" in inputs, p, len(lanes.sign))
     given, axes = _padded(variant, inputs, cotangents, n, p), (variant.axes(n), variant.axes(p))
@@ -85,11 +85,6 @@ def noisy(variant: Variant, inputs: dict, cotangents: dict, noise: Noise, lanes:
 
 
 # Padding, as in `autodiff`: every axis in pieces, each padded for itself.
-
-
-def _sizes(v: Variant, inputs: dict) -> Sizes:
-    T, B, D = inputs["x"].shape
-    return Sizes(T, B, D, inputs["c0"].shape[-1], inputs["W_v"].shape[0] if "W_v" in inputs else 1)
 
 
 def _padded(v: Variant, inputs: dict, cotangents: dict, n: Sizes, p: Sizes) -> dict:
