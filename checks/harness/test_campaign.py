@@ -177,6 +177,28 @@ def test_the_judgement_is_the_same_to_the_last_bit_wherever_it_is_made(planted, 
     assert rows(tmp_path / "dask.db") == one
 
 
+def test_rows_do_not_depend_on_the_hash_seed():
+    """Python shuffles sets anew in every process; what is kept of a case must not be in their order."""
+    code = """
+import sys
+from lstm_ref.campaign.work import row_of
+from lstm_ref.candidates.load import load
+from lstm_ref.cases import CORNERS
+from lstm_ref.judgement.judge import Bench
+from lstm_ref.judgement.run import evidence_of
+from lstm_ref.judgement.tolerances import PRECISIONS
+
+(face,) = load(sys.argv[1])
+print(row_of(0, evidence_of(Bench(face, PRECISIONS["float64"], face.make()), CORNERS[0], lambda check: True, True, False, False)))
+"""
+    target = f"{pathlib.Path(__file__).parents[2] / 'examples/numpy_fused.py'}:Fused"
+    command, seeds = [sys.executable, "-c", code, target], "0123"
+    run = [subprocess.Popen(command, env={**os.environ, "PYTHONHASHSEED": s}, stdout=subprocess.PIPE, text=True) for s in seeds]
+    told = [one.communicate(timeout=120)[0] for one in run]
+    assert told[0].startswith("Row(k=0, outcome='pass'")
+    assert told == [told[0]] * len(seeds)
+
+
 def test_the_digest_sees_the_last_bit():
     e = work.Evidence("pass", 0.5, "W_f", (1, 2), 1.0, 1.0)
     other = e._replace(candidate=1.0 + 2.0**-52)

@@ -214,8 +214,8 @@ def _shapes(candidate: Candidate, n: Sizes) -> dict[str, tuple[int, ...]]:
     """Everything that the candidate is given or may return, by textbook names."""
     v, model = candidate.variant, candidate.model
     if v.textbook:
-        names = {*MODEL_INPUTS, *MODEL_INTERMEDIATES, *LAYER_OUTPUTS} if model else {*LAYER_INPUTS, *LAYER_INTERMEDIATES, *LAYER_OUTPUTS}
-        return {k: shape(k, n) for k in names}
+        names = (*MODEL_INPUTS, *MODEL_INTERMEDIATES) if model else (*LAYER_INPUTS, *LAYER_INTERMEDIATES)
+        return {k: shape(k, n) for k in (*names, *LAYER_OUTPUTS)}
     every = v.shapes(n)
     return {k: every[k] for k in (*v.inputs, *v.data, *LAYER_OUTPUTS, *(HEAD if model else ()))}
 

@@ -192,21 +192,28 @@ class _Noise:
         self.peaks: list[float] = []  # the largest magnitude of each store
         self.v = np.zeros(0)  # the logits, once they are formed
         self.least, self.least_gate = np.array(precision.m), np.array(precision.m_gate)
+        self.unusual = {"v", "log_y_hat", "log_y_hat_y", *("fio" if sigmoid_tail else ""), *("a" if forget_bias else "")}
 
     def __call__(self, name: str, label: str, index, *terms) -> np.ndarray:
         q = rewrite.total(terms)
+        value, magnitude, n = q
         if name == "z":  # copied, not computed
-            return q.value
-        self.peaks.append(q.magnitude.item(q.magnitude.argmax()))  # max() takes three times as long for it
-        noise = np.maximum(self._magnitude(name, q), self.least_gate if label == "F:gates" else self.least)
-        noise *= self._xi(name, q.value.shape)
-        if (n := q.n * self.parts if name in SUMS else q.n) > KAPPA:
+            return value
+        self.peaks.append(magnitude.item(magnitude.argmax()))  # max() takes three times as long for it
+        if name in self.unusual:
+            magnitude = self._magnitude(name, q)
+        noise = np.maximum(magnitude, self.least_gate if label == "F:gates" else self.least)
+        noise *= self._xi(name, value.shape)
+        if name in SUMS:
+            n *= self.parts
+        if n > KAPPA:
             noise *= n / KAPPA
-        noise += q.value
+        noise += value
         return noise
 
     def _magnitude(self, name: str, q: rewrite.Sum) -> np.ndarray:
-        if self.sigmoid_tail and name in ("f", "i", "o"):
+        """Of an `unusual` quantity."""
+        if name in ("f", "i", "o"):
             return np.ones_like(q.magnitude)
         if name == "log_y_hat":  # v − lse: others subtract max v first
             return np.abs(q.value) + np.abs(self.v - self.v.max(-1, keepdims=True))
@@ -214,7 +221,7 @@ class _Noise:
             return np.abs(q.value) + np.maximum(1.0, self.p.m / np.maximum(np.exp(q.value), np.finfo(float).tiny))
         if name == "v":
             self.v = q.value
-        if name == "a" and self.forget_bias:
+        if name == "a":
             Gates(q.magnitude).f[...] += 2 * abs(self.forget_bias)
         return q.magnitude
 

@@ -59,9 +59,15 @@ def pick(q: Sum, index) -> Sum:
 def total(terms) -> Sum:
     """The terms added up, value and magnitude and count."""
     first = term(terms[0])
-    for other in map(term, terms[1:]):
-        first = Sum(first.value + other.value, first.magnitude + other.magnitude, first.n + other.n)
-    return first
+    if len(terms) == 1:
+        return first
+    value, magnitude, n = first
+    for q in terms[1:]:
+        if isinstance(q, Sum):
+            value, magnitude, n = value + q.value, magnitude + q.magnitude, n + q.n
+        else:
+            value, magnitude, n = value + q, magnitude + np.abs(q), n + 1
+    return Sum(value, magnitude, n)
 
 
 def partial(*terms) -> Sum:
