@@ -192,7 +192,7 @@ from lstm_ref.judgement.tolerances import PRECISIONS
 print(row_of(0, evidence_of(Bench(face, PRECISIONS["float64"], face.make()), CORNERS[0], lambda check: True, True, False, False)))
 """
     target = f"{pathlib.Path(__file__).parents[2] / 'examples/numpy_fused.py'}:Fused"
-    command, seeds = [sys.executable, "-c", code, target], "0123"
+    command, seeds = [sys.executable, "-c", code, target], "01"
     run = [subprocess.Popen(command, env={**os.environ, "PYTHONHASHSEED": s}, stdout=subprocess.PIPE, text=True) for s in seeds]
     told = [one.communicate(timeout=120)[0] for one in run]
     assert told[0].startswith("Row(k=0, outcome='pass'")

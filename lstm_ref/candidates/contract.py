@@ -8,15 +8,17 @@ with the id of the check that it belongs to.
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 import os
 import signal
 import threading
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -195,8 +197,8 @@ class Call(NamedTuple):
 
     candidate: Candidate
     inputs: dict[str, np.ndarray]
-    shapes: dict[str, tuple[int, ...]]
-    own_shapes: dict[str, tuple[int, ...]]
+    shapes: Mapping[str, tuple[int, ...]]
+    own_shapes: Mapping[str, tuple[int, ...]]
     dtype: np.dtype
     sizes: Sizes
 
@@ -205,29 +207,27 @@ def prepare(candidate: Candidate, inputs: dict, dtype: np.dtype, memory: str = "
     """The candidate's own arrays for textbook inputs. `memory` is "plain", "readonly" or "noncontiguous"."""
     T, B, D = inputs["x"].shape
     n = Sizes(T, B, D, inputs["c0"].shape[-1], inputs["W_v"].shape[0] if "W_v" in inputs else 1)
-    shapes = _shapes(candidate, n)
+    shapes = _shapes(candidate.variant, candidate.model, n)
     user = {k: placed(v, memory) for k, v in encode(candidate.layout, inputs, dtype).items()}
     return Call(candidate, user, shapes, _own_shapes(candidate.layout, user, shapes), dtype, n)
 
 
-def _shapes(candidate: Candidate, n: Sizes) -> dict[str, tuple[int, ...]]:
-    """Everything that the candidate is given or may return, by textbook names."""
-    v, model = candidate.variant, candidate.model
+@functools.lru_cache(maxsize=256)
+def _shapes(v: Variant, model: bool, n: Sizes) -> Mapping[str, tuple[int, ...]]:
+    """Everything that a candidate is given or may return, by textbook names."""
     if v.textbook:
         names = (*MODEL_INPUTS, *MODEL_INTERMEDIATES) if model else (*LAYER_INPUTS, *LAYER_INTERMEDIATES)
-        return {k: shape(k, n) for k in (*names, *LAYER_OUTPUTS)}
+        return MappingProxyType({k: shape(k, n) for k in (*names, *LAYER_OUTPUTS)})
     every = v.shapes(n)
-    return {k: every[k] for k in (*v.inputs, *v.data, *LAYER_OUTPUTS, *(HEAD if model else ()))}
+    return MappingProxyType({k: every[k] for k in (*v.inputs, *v.data, *LAYER_OUTPUTS, *(HEAD if model else ()))})
 
 
 def moved(call: Call, base: dict, along: dict, step: complex, dtype: np.dtype) -> Call:
     """The same call a step along a direction; `base` and `along` are in the candidate's layout, `along` where it is not zero."""
     given = [call.candidate.layout.name(k) for k in call.candidate.variant.data]  # masks stay real
-    inputs = {
-        k: v.copy() if v.dtype.kind == "i" or k in given else (v + step * along[k] if k in along else v).astype(dtype)
-        for k, v in base.items()
-    }
-    return call._replace(inputs=inputs, dtype=dtype)
+    inputs = {k: v.copy() if v.dtype.kind == "i" or k in given else v.astype(dtype) for k, v in base.items() if k not in along}
+    inputs |= {k: (base[k] + step * v).astype(dtype) for k, v in along.items()}
+    return call._replace(inputs={k: inputs[k] for k in base}, dtype=dtype)
 
 
 def direction(candidate: Candidate, inputs: dict, name: str, values: np.ndarray, part: str | None = None) -> dict[str, np.ndarray]:
@@ -389,7 +389,7 @@ def answer(call: Call, returned, where: str, due: tuple[str, ...], read: tuple[s
     return Answer(arrays, faults, raw)
 
 
-def _own_shapes(layout: Layout, user: dict, shapes: dict) -> dict[str, tuple[int, ...]]:
+def _own_shapes(layout: Layout, user: dict, shapes: Mapping) -> dict[str, tuple[int, ...]]:
     """The shape that is due for every name the candidate may return."""
     data = {layout.name(k) for k in (*DATA, "y", "w")} if "W_v" in shapes else {layout.name(k) for k in DATA if k in shapes}
     own = {k: v.shape for k, v in user.items() if k not in data}  # at layer level a weight may have the name of y

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -140,6 +141,17 @@ class Point:
             return self._parts.J, self._parts.terms
         lanes = self.lanes.values
         return (lanes["J"], float(np.abs(lanes["J"][0]))) if "J" in lanes else parts.loss(lanes, self.cotangents)
+
+    @cached_property
+    def rounding_of_J(self) -> float:
+        """A bound on the rounding error of one value of J of the candidate's own forward pass."""
+        return self.rounding_at(max(self.bench.u("h"), self.bench.u("J")))
+
+    def rounding_at(self, u: float) -> float:
+        """A bound on the rounding error of J that is formed at unit roundoff `u`."""
+        J, terms = self.loss
+        spread = np.abs(J - J[0]).max() / self.bench.arithmetic.eta
+        return float(tol.KAPPA * u * (spread + terms))
 
     def tolerance(self, of: str) -> np.ndarray:
         """The tolerance of the gradient of `of`, per entry."""
@@ -318,7 +330,7 @@ def _judge_differences(found: Judged, bench: Bench, call: contract.Call, forward
     if not forward_right:  # conditions are another function's: grant every entry the largest of all blocks
         widest = max((float(v.max()) for v in limits.values()), default=0.0)
         limits = {k: np.full_like(v, widest) for k, v in limits.items()}
-    rounding, rng = _rounding_of_J(point, bench), np.random.default_rng(case.spec.seed)
+    rng = np.random.default_rng(case.spec.seed)
     base = {k: v if v.dtype.kind == "i" else v.astype(np.float64) for k, v in call.inputs.items()}
     for k in (*names, *inner):
         if bench.refuted.get(k, 0) >= ENOUGH:
@@ -328,7 +340,7 @@ def _judge_differences(found: Judged, bench: Bench, call: contract.Call, forward
         for told, seen, direction, part in _differenced(found.gradients, k, rng, exact, bench.candidate.layout):
             J = _along(call, bench.instance, case, base, k, direction, tapped=k in inner, part=part)
             try:
-                evidence = _one_difference(bench, case, k, told, seen, direction, J, rounding, limits[k])
+                evidence = _one_difference(bench, found, k, told, seen, direction, J, limits[k])
             except Finding as finding:
                 evidence = Evidence(UNRESOLVED, quantity=told, rule=finding.sentence)
             found.add(f"{kind}.{plain(k)}.differences", evidence)
@@ -349,20 +361,22 @@ def _differenced(gradients: Answer, k: str, rng: np.random.Generator, exact: boo
             yield f"{k} of {own.name(part)}", gradients.arrays[twin], direction, part
 
 
-def _one_difference(bench: Bench, case: Case, k: str, told: str, seen, direction, J, rounding: float, limit) -> Evidence:
-    p, u = bench.arithmetic, bench.u(f"d{k}")
+def _one_difference(bench: Bench, found: Judged, k: str, told: str, seen, direction, J, limit) -> Evidence:
+    p, u, case = bench.arithmetic, bench.u(f"d{k}"), found.case
     coarse = u > tol.PRECISIONS["float64"].u
     key = (k, case.spec.regime)
 
     def six(tries=None):
         scale = float(np.linalg.norm(seen)) / np.sqrt(seen.size)
-        steps = u * float(np.sum(np.abs(seen) * np.abs(case.inputs[k]))) if k in case.inputs else 0.0  # rounding of the moved inputs
+        rounding = found.point.rounding_of_J
+        if k in case.inputs:  # rounding of the moved inputs
+            rounding += u * float(np.sum(np.abs(seen) * np.abs(case.inputs[k])))
         good_enough = scale * max(np.sqrt(u), p.resolution**2 if coarse else 0.0)
-        found = differences.six_point(J, rounding + steps, tol.DIFFERENCE_BOUND, scale, good_enough, coarse, tries)
-        if found.bound > p.resolution * scale and tries is None:
-            other = differences.adaptive(J, rounding + steps, tol.DIFFERENCE_BOUND, coarse)
-            found = min(found, other, key=lambda d: d.bound)
-        return found
+        best = differences.six_point(J, rounding, tol.DIFFERENCE_BOUND, scale, good_enough, coarse, tries)
+        if best.bound > p.resolution * scale and tries is None:
+            other = differences.adaptive(J, rounding, tol.DIFFERENCE_BOUND, coarse)
+            best = min(best, other, key=lambda d: d.bound)
+        return best
 
     def judged(d, own):
         return compare_along(told, seen, direction, d.value, d.bound + own, limit, p, d.method)
@@ -399,7 +413,7 @@ def _directions(seen: np.ndarray, rng: np.random.Generator, exact: bool):
             yield direction.reshape(seen.shape)
         return
     direction = rng.standard_normal(seen.shape)
-    yield direction / np.linalg.norm(direction)
+    yield direction / math.sqrt(np.vdot(direction, direction))
 
 
 def _along(call: contract.Call, instance, case: Case, base: dict, name: str, direction: np.ndarray, tapped: bool, part: str | None = None):
@@ -425,13 +439,6 @@ def functional(outputs: dict, s: dict):
     h = outputs["h"]
     J = np.vdot(s["h"], h) + np.vdot(s["h_T"], outputs.get("h_T", h[-1]))
     return J + np.vdot(s["c_T"], outputs["c_T"]) if "c_T" in outputs else J
-
-
-def _rounding_of_J(point: Point, bench: Bench) -> float:
-    """A bound on the rounding error of one value of J."""
-    J, terms = point.loss
-    spread = np.abs(J - J[0]).max() / bench.arithmetic.eta
-    return float(tol.KAPPA * max(bench.u("h"), bench.u("J")) * (spread + terms))
 
 
 def measure_precision(bench: Bench, cases: list[Case]) -> Evidence:
@@ -489,8 +496,7 @@ def truth_holds(bench: Bench, case: Case, name: str, index: tuple[int, ...]) -> 
         return float(values["J"] if case.model else functional(values, case.cotangents))
 
     float64 = tol.PRECISIONS["float64"]
-    rounding = _rounding_of_J(point, Bench(bench.candidate, float64, None))
     scale = float(np.abs(due).max())
-    d = differences.six_point(J, rounding, tol.DIFFERENCE_BOUND, scale, np.sqrt(float64.u) * scale)
+    d = differences.six_point(J, point.rounding_at(float64.u), tol.DIFFERENCE_BOUND, scale, np.sqrt(float64.u) * scale)
     own = tol.KAPPA * float64.u * float(point.conditions[f"d{name}"].C[index])
     return abs(d.value - float(due[index])) <= d.bound + own

@@ -298,12 +298,12 @@ def conditions(run: Lanes, p: Precision, by_step: frozenset[str], share: float =
         return np.maximum.reduceat(q, starts)
 
     with np.errstate(all="ignore"):
-        magnitude, span = np.abs(clean), np.abs(plus - mirrored).max(0)
-        C = np.maximum(np.maximum(np.maximum(draws.max(0) - clean, clean - draws.min(0)) / p.eta, magnitude), p.m)
+        magnitude, span, highest, lowest = np.abs(clean), np.abs(plus - mirrored).max(0), draws.max(0), draws.min(0)
+        C = np.maximum(np.maximum(np.maximum(highest - clean, clean - lowest) / p.eta, magnitude), p.m)
         bends = largest(np.abs(plus + mirrored - 2 * clean).max(0)) > CURVATURE * largest(span)
         scale, worst = np.maximum(largest(magnitude), p.m), largest(C)
         first_order = ~(bends & (p.eta * worst > CURVATURE_MATTERS * scale))
-        peaks = largest(np.maximum(np.abs(flat.max(0)), np.abs(flat.min(0))))
+        peaks = largest(np.maximum(np.maximum(np.maximum(highest, -lowest), magnitude), np.abs(mirrored).max(0)))
         peaks = np.maximum(peaks, [run.peak if k[0] == "d" else run.forward_peak for k in shapes])
         in_range = peaks <= p.largest * RANGE_SHARE  # a peak that is NaN is not
         C += share * np.repeat(np.maximum.reduceat(C, np.cumsum(spans) - spans), spans)
