@@ -13,7 +13,8 @@ torch's LSTM (one bias).
 
 All on one thread, in turns, but for the oracle, which JAX computes on a thread of its own while NumPy goes on (`taskset -c 0`
 holds both to one core); at H = 64 gradcheck takes so long that it runs once. "gradcheck ÷ this" is the time of
-gradcheck on the row's own LSTM over the row's, the median over rounds. Forward passes are those of the LSTM under test
+gradcheck on the row's own LSTM over the row's, the median over rounds; the last column is that of CPU time, the oracle's thread
+included, which other work on the machine disturbs less. Forward passes are those of the LSTM under test
 for one case, with or without a backward pass after them; gradcheck also runs at least two backward passes for every
 entry of h and c_T.
 
@@ -28,6 +29,7 @@ os.environ.update(dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL
 os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
 
 import sys
+import time
 from statistics import median
 
 import numpy as np
@@ -150,23 +152,35 @@ def rows_at(n: Sizes, gradcheck_once: bool) -> list[tuple]:
     gradchecks = {"the reference": of_reference(case), "torch.nn.LSTM": of_torch(case)} if TORCH else {}
     gradchecks = {f"{GRADCHECK}, {k}": v for k, v in gradchecks.items()}
     passes: dict[str, int] = {}
-    times_over = {k: IN_A_ROW if "later" in k else 1 for k in (*rivals, *gradchecks)}
+    cpu: dict[str, list[float]] = {k: [] for k in (*rivals, *gradchecks)}
+    times_over = {k: IN_A_ROW if "later" in k else 1 for k in cpu}
 
     def noting(k, run):
-        return lambda: passes.update({k: [run() for _ in range(times_over[k])][-1]})
+        def noted():
+            began = time.process_time()
+            for _ in range(times_over[k]):
+                passes[k] = run()
+            cpu[k].append((time.process_time() - began) / times_over[k])
+
+        return noted
 
     noted = {k: noting(k, run) for k, run in (rivals | gradchecks).items()}
     alone = {k: noted.pop(k) for k in gradchecks} if gradcheck_once else {}
     times = interleaved(noted, ROUNDS, warm_up=False) | interleaved(alone, 1, warm_up=False)
     times = {k: [seconds / times_over[k] for seconds in t] for k, t in times.items()}
     entries = sum(v.size for v in case.inputs.values())
-    own = {k: times.get(f"{GRADCHECK}, {k.split(', ')[1]}") for k in times}
-    return [(str(tuple(n[:4])), entries, k, len(t), 1e3 * median(t), 1e3 * min(t), ratio(own[k], t), passes[k]) for k, t in times.items()]
+    own = {k: f"{GRADCHECK}, {k.split(', ')[1]}" for k in times}
+    rows = []
+    for k, t in times.items():
+        ratios = ratio(times.get(own[k]), t), ratio(cpu.get(own[k]), cpu[k])
+        rows.append((str(tuple(n[:4])), entries, k, len(t), passes[k], 1e3 * median(t), 1e3 * min(t), 1e3 * median(cpu[k]), *ratios))
+    return rows
 
 
 def main() -> None:
     rows = rows_at(SMALL, gradcheck_once=False) + ([] if "--small" in sys.argv[1:] else rows_at(LARGE, gradcheck_once=True))
-    header = ("(T, B, D, H)", "entries", "one case judged by", "runs", "median ms", "min ms", "gradcheck ÷ this", "forward passes")
+    times = ("median ms", "min ms", "CPU ms", "gradcheck ÷ this", "in CPU time")
+    header = ("(T, B, D, H)", "entries", "one case judged by", "runs", "forward passes", *times)
     table(header, rows)
 
 
