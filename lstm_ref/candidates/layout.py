@@ -6,6 +6,7 @@ hand. This module and the framework adapters are the only places that know an or
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -179,7 +180,7 @@ def encode_by_time(layout: Layout, arrays: dict, dtype: np.dtype) -> dict[str, n
     return {layout.name(k): np.array(_time(layout, k, v).astype(dtype), order="C") for k, v in arrays.items()}
 
 
-def decode(layout: Layout, user: dict, key_shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
+def decode(layout: Layout, user: dict, key_shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
     """The candidate's arrays, of known right shapes, as textbook arrays; the second of two biases is `b_f.second`.
 
     `key_shapes` holds the textbook shapes of everything that may be there; what is absent stays absent.
