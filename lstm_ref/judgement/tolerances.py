@@ -47,7 +47,7 @@ LANES = 1 + DRAWS + len(MIRRORED)  # lane 0 is clean
 NOISE_SEED = 20_111
 SUMS = ("dW", "db")  # what is summed over time and batch, and stored once
 LONGEST = 2**32  # more than any quantity is stored in one run
-SMALL_NOISE = 2**13  # numbers; thousands of draws up to this size are kept for the next case of the same sizes, larger ones a few
+TINY_NOISE, SMALL_NOISE = 2**10, 2**13  # numbers in a draw of noise: what is no larger is kept for the next case of the same sizes
 
 
 class Precision(NamedTuple):
@@ -229,10 +229,11 @@ class _Noise:
         """η·ξ of one store: it depends on nothing but η, the name, the shape and how often the name was stored."""
         self.stores[name] = count = self.stores.get(name, 0) + 1
         count += 0 if name in SUMS else self.part * LONGEST
-        small = math.prod(shape) <= SMALL_NOISE
         if self.parts > 1:  # no other case will meet it
             return _draw_noise(name, count, shape, self.eta)
-        return (_small_noise if small else _large_noise)(name, count, shape, self.eta)
+        size = math.prod(shape)
+        kept = _tiny_noise if size <= TINY_NOISE else _small_noise if size <= SMALL_NOISE else _large_noise
+        return kept(name, count, shape, self.eta)
 
 
 def _draw_noise(name: str, count: int, shape: tuple[int, ...], eta: float) -> np.ndarray:
@@ -274,7 +275,9 @@ def _repeated_noise(name: str, units: int) -> tuple[np.ndarray, np.ndarray]:
     return _signed(always, (SAME_STEPS, units)), _signed(always, (SAME_UNITS, 1))
 
 
-_small_noise = functools.lru_cache(maxsize=4096)(_draw_noise)  # every case of the same sizes meets the same noise
+# every case of the same sizes meets the same noise; the first two hold 128 MB each at most
+_tiny_noise = functools.lru_cache(maxsize=2**14)(_draw_noise)
+_small_noise = functools.lru_cache(maxsize=2**11)(_draw_noise)
 _large_noise = functools.lru_cache(maxsize=16)(_draw_noise)
 
 
