@@ -97,6 +97,26 @@ def test_difference_bounds_cover_the_truth(method):
     assert worst <= 1, worst
 
 
+def test_differences_near_a_kink_are_within_their_bound_wherever_it_lies():
+    def bent(at, change):
+        return lambda x: np.sin(1 + 2 * x) + change * max(0.0, x - at)
+
+    slope, rounding = 2 * np.cos(1), 1e-15  # input value
+    missed, kinks = (
+        0,
+        [(at, change) for at in np.concatenate([10.0**-k * np.linspace(0.1, 1, 40) for k in range(2, 6)]) for change in (3.0, -0.1)],
+    )
+    for at, change in kinks:
+        J = bent(at, change)
+        near = differences.near_kinks(J, rounding, tol.KINK_BOUND, 0.0)
+        assert abs(near.value - slope) <= near.bound, (at, change)
+        six = differences.six_point(J, rounding, tol.DIFFERENCE_BOUND, 1.0, 0.0)
+        missed += abs(six.value - slope) > six.bound
+    assert missed > len(kinks) // 2  # what the other rule makes of them
+    smooth = differences.near_kinks(bent(9.0, 1.0), rounding, tol.KINK_BOUND, 0.0)
+    assert abs(smooth.value - slope) <= smooth.bound < tol.PRECISIONS["float64"].resolution ** 6 * abs(slope)
+
+
 @given(cases.specs())
 @settings(max_examples=30, deadline=None, database=None, derandomize=True)
 def test_cases_are_finite_and_representable(spec):

@@ -366,34 +366,43 @@ def _one_difference(bench: Bench, found: Judged, k: str, told: str, seen, direct
     coarse = u > tol.PRECISIONS["float64"].u
     key = (k, case.spec.regime)
 
+    def judged(d, own=0.0):
+        return compare_along(told, seen, direction, d.value, d.bound + own, limit, p, d.method)
+
+    exact, own = None, 0.0
+    if p.name == "float64" and not coarse and bench.complex_safe.get(key, True):
+        exact, own = _complex(J), float(np.vdot(np.abs(direction), limit))  # the complex step rounds as the gradient does
+        if exact is None:
+            bench.complex_safe[key] = False
+        elif key in bench.complex_safe and (evidence := judged(exact, own)).outcome != FAIL:
+            return evidence
+    scale = float(np.linalg.norm(seen)) / np.sqrt(seen.size)
+    good_enough = scale * max(np.sqrt(u), p.resolution**2 if coarse else 0.0)
+    rounding = found.point.rounding_of_J
+    if k in case.inputs:  # rounding of the moved inputs
+        rounding += u * float(np.sum(np.abs(seen) * np.abs(case.inputs[k])))
+
     def six(tries=None):
-        scale = float(np.linalg.norm(seen)) / np.sqrt(seen.size)
-        rounding = found.point.rounding_of_J
-        if k in case.inputs:  # rounding of the moved inputs
-            rounding += u * float(np.sum(np.abs(seen) * np.abs(case.inputs[k])))
-        good_enough = scale * max(np.sqrt(u), p.resolution**2 if coarse else 0.0)
         best = differences.six_point(J, rounding, tol.DIFFERENCE_BOUND, scale, good_enough, coarse, tries)
         if best.bound > p.resolution * scale and tries is None:
             other = differences.adaptive(J, rounding, tol.DIFFERENCE_BOUND, coarse)
             best = min(best, other, key=lambda d: d.bound)
         return best
 
-    def judged(d, own):
-        return compare_along(told, seen, direction, d.value, d.bound + own, limit, p, d.method)
+    def near_kinks():
+        return differences.near_kinks(J, rounding, tol.KINK_BOUND, good_enough, coarse)
 
-    if p.name == "float64" and not coarse and bench.complex_safe.get(key, True):
-        exact = _complex(J)
-        own = float(np.vdot(np.abs(direction), limit))  # the complex step rounds as the gradient does
-        if exact is not None:
-            evidence = judged(exact, own)
-            if key in bench.complex_safe and evidence.outcome != FAIL:
-                return evidence
-            check = six(None if evidence.outcome == FAIL else 1)
-            agree = abs(check.value - exact.value) <= check.bound + own
-            bench.complex_safe.setdefault(key, agree)
-            return evidence if agree and evidence.outcome != FAIL else judged(check, 0.0)
-        bench.complex_safe[key] = False
-    return judged(six(), 0.0)
+    if exact is None:
+        evidence = judged(six())
+        return judged(near_kinks()) if evidence.outcome == FAIL else evidence
+    evidence = judged(exact, own)
+    real = six(None if evidence.outcome == FAIL else 1)
+    agree = abs(real.value - exact.value) <= real.bound + own
+    if not agree:
+        real = near_kinks()
+        agree = abs(real.value - exact.value) <= real.bound + own and real.bound <= p.resolution * scale
+    bench.complex_safe.setdefault(key, agree)
+    return evidence if agree and evidence.outcome != FAIL else judged(real)
 
 
 def _complex(J) -> differences.Difference | None:
@@ -497,6 +506,9 @@ def truth_holds(bench: Bench, case: Case, name: str, index: tuple[int, ...]) -> 
 
     float64 = tol.PRECISIONS["float64"]
     scale = float(np.abs(due).max())
-    d = differences.six_point(J, point.rounding_at(float64.u), tol.DIFFERENCE_BOUND, scale, np.sqrt(float64.u) * scale)
+    rounding, good_enough = point.rounding_at(float64.u), np.sqrt(float64.u) * scale
     own = tol.KAPPA * float64.u * float(point.conditions[f"d{name}"].C[index])
+    d = differences.six_point(J, rounding, tol.DIFFERENCE_BOUND, scale, good_enough)
+    if abs(d.value - float(due[index])) > d.bound + own:
+        d = differences.near_kinks(J, rounding, tol.KINK_BOUND, good_enough)
     return abs(d.value - float(due[index])) <= d.bound + own

@@ -80,12 +80,14 @@ def _parameter(thing, name: str, value: np.ndarray, gradients: dict) -> Result:
         J = loss_along(thing, name, direction)
         rounding = tol.KAPPA * p.u * abs(J(0.0))
         scale = float(np.linalg.norm(seen)) / np.sqrt(seen.size)
-        d = differences.six_point(J, rounding, tol.DIFFERENCE_BOUND, scale, np.sqrt(p.u) * scale, coarse)
+        good_enough = np.sqrt(p.u) * scale
+        d = differences.six_point(J, rounding, tol.DIFFERENCE_BOUND, scale, good_enough, coarse)
         if d.bound > p.resolution * scale:
             d = min(d, differences.adaptive(J, rounding, tol.DIFFERENCE_BOUND, coarse), key=lambda q: q.bound)
-        along = float(np.sum(seen * direction))
-        limit = d.bound + tol.KAPPA * tol.KAPPA * p.u * float(np.sum(np.abs(seen * direction)))
-        error = abs(along - d.value)
+        along, own = float(np.sum(seen * direction)), tol.KAPPA * tol.KAPPA * p.u * float(np.sum(np.abs(seen * direction)))
+        if not abs(along - d.value) <= d.bound + own:
+            d = differences.near_kinks(J, rounding, tol.KINK_BOUND, good_enough, coarse)
+        limit, error = d.bound + own, abs(along - d.value)
         ratio = error / limit if limit else float(error > 0)
         typical = max(scale, abs(along), abs(d.value))
         outcome = FAIL if not ratio <= 1 else PASS if limit < p.resolution * typical or not limit else CANNOT_TELL
