@@ -13,7 +13,10 @@ from lstm_ref.candidates import haiku_lstm
 from lstm_ref.candidates.isolate import isolated
 from lstm_ref.candidates.load import TargetError, load
 from lstm_ref.diagnosis.explain import explained
+from lstm_ref.judgement import tolerances as tol
+from lstm_ref.judgement.judge import Bench, fitted, judge
 from lstm_ref.judgement.run import PROFILES, run
+from lstm_ref.reference.symbols import Sizes
 from lstm_ref.report import words
 
 EXAMPLES = pathlib.Path(__file__).parents[2] / "examples"
@@ -512,3 +515,14 @@ def test_a_module_whose_layout_was_found_is_told_the_whole_line_and_diagnosed_un
     assert "the part of dh_t that comes back from t+1 is missing (B:hidden)" in words.explanation(wrong)
     unprovided = next(r for r in wrong.results if r.id == "grad.h0.autodiff")
     assert (unprovided.outcome, unprovided.reason) == ("not run", "blocked by contract.keys")
+
+
+def test_no_difference_accuses_where_the_loss_bends_within_its_step():
+    """Eight chaotic steps in float32: all points of every rule lie beyond the place where the slope is measured, and agree."""
+    pytest.importorskip("torch")
+    (face,) = load("torch:LSTM(proj_size=2)")
+    bench = Bench(face, tol.PRECISIONS["float32"], face.make())
+    spec = cases.Spec(Sizes(8, 4, 4, 8, 2), "large", "all", 0.001, "random", "plain", 1.0, 10269549)  # input values
+    evidence = judge(bench, bench.case(fitted(spec, face))).evidence
+    assert "J bends too much within the shortest step" in evidence["grad.h0.differences"].rule
+    assert not [k for k, e in evidence.items() if e.outcome == "fail"]

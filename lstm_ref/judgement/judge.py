@@ -392,9 +392,16 @@ def _one_difference(bench: Bench, found: Judged, k: str, told: str, seen, direct
     def near_kinks():
         return differences.near_kinks(J, rounding, tol.KINK_BOUND, good_enough, coarse)
 
+    def by_short_steps(d):
+        evidence = judged(d)
+        condition = float(np.vdot(np.abs(direction), limit)) / (tol.KAPPA * u)  # how fast the gradient itself may change
+        if evidence.outcome == FAIL and condition * d.step > tol.BENT * max(abs(evidence.candidate), abs(d.value)):
+            return evidence._replace(outcome=UNRESOLVED, rule="J bends too much within the shortest step of the differences")
+        return evidence
+
     if exact is None:
         evidence = judged(six())
-        return judged(near_kinks()) if evidence.outcome == FAIL else evidence
+        return by_short_steps(near_kinks()) if evidence.outcome == FAIL else evidence
     evidence = judged(exact, own)
     real = six(None if evidence.outcome == FAIL else 1)
     agree = abs(real.value - exact.value) <= real.bound + own
@@ -402,7 +409,7 @@ def _one_difference(bench: Bench, found: Judged, k: str, told: str, seen, direct
         real = near_kinks()
         agree = abs(real.value - exact.value) <= real.bound + own and real.bound <= p.resolution * scale
     bench.complex_safe.setdefault(key, agree)
-    return evidence if agree and evidence.outcome != FAIL else judged(real)
+    return evidence if agree and evidence.outcome != FAIL else by_short_steps(real)
 
 
 def _complex(J) -> differences.Difference | None:

@@ -305,7 +305,9 @@ def _symmetry(bench: Bench, judged: Judged) -> Evidence | None:
         return _agree(bench, {name: np.array([one.value])}, {name: np.array([two.value])}, {name: np.array([one.bound + two.bound])})
 
     found = agree(bent=False)
-    return agree(bent=True) if found.outcome == FAIL else found  # the rules may have agreed by chance on a step that is too long
+    if found.outcome == FAIL and not (variant.textbook and bench.textbook):  # a layer norm at tiny weights bends within a step
+        found = agree(bent=True)
+    return found
 
 
 def _unit(q: dict) -> dict:

@@ -37,6 +37,7 @@ CURVATURE = 0.05  # |g₊ + g₋ − 2g| over |g₊ − g₋| above which first 
 CURVATURE_MATTERS = 0.3  # ... and matters, when the noise reaches this share of the block
 DIFFERENCE_BOUND = 3  # textbook error bounds of differences cover the truth 23-97 % of the time; three times them does
 KINK_BOUND = 30  # of differences beside kinks: with 3, 843 of 15,000 J with five kinks lie outside in float32, with 30 it is 24
+BENT = 32  # C·h over the gradient above which J bends within a step h: under 8 wherever differences resolve, over 90 in chaos
 EXPLANATION_NEAR = 4  # tolerances that a diagnosis may be off by: it sums in another order than the candidate it explains
 GAIN_SETTLED = 1e-5  # fitted gains nearer than this to each other, or to a value people get by mistake, are equal
 LOOK_ALIKE = (1 / 64, 4)  # median error/(u₃₂·|g|) between these looks like arithmetic in the lower precision

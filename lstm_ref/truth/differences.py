@@ -25,12 +25,13 @@ ROUNDING_GAIN = 2 * sum(abs(weight) for _, weight in SIX_POINT)
 
 
 class Difference(NamedTuple):
-    """The derivative along a direction, a bound on its error, the way it was found and the forward passes it cost."""
+    """The derivative along a direction, a bound on its error, the way it was found, the forward passes it cost, and the step."""
 
     value: float
     bound: float
     method: str
     passes: int
+    step: float = 0.0
 
 
 def complex_step(J: Callable[[complex], complex]) -> Difference | None:
@@ -63,7 +64,7 @@ def six_point(
         expected = (four - two) ** 2 / max(abs(six), scale) if four != two else 0.0
         bound = safety * max(abs(six - four), expected) + ROUNDING_GAIN * rounding / h
         if bound < best.bound:
-            best = Difference(float(six), float(bound), "six-point", passes)
+            best = Difference(float(six), float(bound), "six-point", passes, h)
         if best.bound <= good_enough:
             break
     return best._replace(passes=passes)
@@ -85,7 +86,7 @@ def near_kinks(J: Callable[[float], float], rounding: float, safety: float, good
         kinked = abs(even[2] - 6 * even[1] + 15 * even[0] - 20 * at_0) / (12 * h)
         bound = safety * (abs(six - four) + abs(four - two) + kinked) + ROUNDING_GAIN * rounding / h
         if bound < best.bound:
-            best = Difference(float(six), float(bound), best.method, 0)
+            best = Difference(float(six), float(bound), best.method, 0, h)
         best = best._replace(passes=1 + 6 * (n + 1))
         if best.bound <= good_enough:
             break
@@ -103,6 +104,6 @@ def adaptive(J: Callable[[float], float], rounding: float, safety: float, coarse
             new.append(new[k] + (new[k] - older) / (4 ** (k + 1) - 1))
             bound = safety * max(abs(new[-1] - new[-2]), abs(new[-1] - older)) + ROUNDING_GAIN * rounding / h
             if bound < best.bound:
-                best = Difference(float(new[-1]), float(bound), "adaptive", 2 * (n + 1))
+                best = Difference(float(new[-1]), float(bound), "adaptive", 2 * (n + 1), h)
         row, h = new, h / 2
     return best._replace(passes=2 * len(row))
