@@ -162,7 +162,7 @@ def _ask(call: Call, instance, case: Case) -> tuple[dict, dict, list[Problem]]:
 
 def _unfit(answer: Answer, due: np.dtype) -> Iterable[Problem]:
     for name, array in answer.raw.items():
-        if array.ndim and array.dtype != due and array.dtype.kind in "fcV":
+        if contract.strays(array, due):
             yield Problem("contract.dtype", f"{name} came back as {array.dtype} for {due} inputs")
     if bad := [k for k, v in answer.arrays.items() if not np.isfinite(v).all()]:
         yield Problem("contract.finite", f"{', '.join(bad)} holds NaN or infinity at an ordinary point")
