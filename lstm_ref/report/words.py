@@ -187,7 +187,7 @@ def why(r: dict) -> str:
 _KEEP = "keep what the backward pass needs in what `pullback` returns, or compute it from the inputs that `vjp` is given, not in the object"
 STATE_HINTS = {
     "state.interleaved": _KEEP,
-    "state.two_instances": "keep caches in the instance, not in the class or the module",
+    "state.two_instances": "keep nothing from call to call, in the class or the module or in the instance",
     "state.second_backward": "do not consume or overwrite the cache",
     "state.repeat": "start sums at zero in every call, and draw nothing at random",
     "state.inputs_unmutated": "work on copies",
