@@ -283,7 +283,7 @@ def start(call: Call, instance) -> tuple[Answer, Callable[[dict], Answer]]:
         outputs, pull = _pair(guarded(call, "pullback", instance.pullback, call.inputs), "pullback", "(outputs, pull)")
         if not callable(pull):
             raise Finding(
-                "contract.call", f"pullback returned {_kind(pull)} as its second value; a function from cotangents to gradients is due"
+                "contract.call", f"pullback returned {kind(pull)} as its second value; a function from cotangents to gradients is due"
             )
     else:
         outputs = guarded(call, "forward", instance.forward, call.inputs)
@@ -344,7 +344,7 @@ def _start_model(call: Call, instance):
     try:
         loss = one_number(J)
     except Exception:  # any conversion may fail in foreign code
-        raise Finding("contract.call", f"loss_and_gradients returned {_kind(J)} as the loss; one number is due") from None
+        raise Finding("contract.call", f"loss_and_gradients returned {kind(J)} as the loss; one number is due") from None
     value = np.array(complex(loss) if np.iscomplexobj(loss) else float(loss)) * factor
     found = answer(call, gradients, "loss_and_gradients", call.candidate.gradient_names)
     scaled = found._replace(arrays={k: v * factor for k, v in found.arrays.items()})
@@ -354,7 +354,7 @@ def _start_model(call: Call, instance):
 def answer(call: Call, returned, where: str, due: tuple[str, ...], read: tuple[str, ...] | None = None) -> Answer:
     """A dict of the candidate's arrays, checked and converted; only those of `read`, if given. Raises Finding if it is no dict."""
     if not isinstance(returned, dict):
-        raise Finding("contract.call", f"{where} returned {_kind(returned)}; a dict of arrays is due")
+        raise Finding("contract.call", f"{where} returned {kind(returned)}; a dict of arrays is due")
     layout, shapes = call.candidate.layout, call.own_shapes
     faults: dict[str, Finding] = {}
     if isinstance(returned, Returned) and returned.remark:
@@ -453,7 +453,7 @@ def guarded(call: Call, where: str, function: Callable, *args):
     except Told as told:
         raise Finding("contract.call", f"{where} {told.what} at {_at(call.sizes)}{told.place}") from None
     except (Exception, SystemExit) as error:
-        raise Finding("contract.call", f"{where} raised {_in_a_line(error)} at {_at(call.sizes)}{_place(error)}") from None
+        raise Finding("contract.call", f"{where} raised {in_a_line(error)} at {_at(call.sizes)}{place(error)}") from None
 
 
 class TimeLimit(BaseException):
@@ -492,11 +492,11 @@ def _pair(returned, where: str, due: str):
     try:
         first, second = {} if isinstance(returned, (dict, str)) else returned  # keys and letters are no pair
     except Exception:  # any iteration may fail in foreign code
-        raise Finding("contract.call", f"{where} returned {_kind(returned)}; {due} is due") from None
+        raise Finding("contract.call", f"{where} returned {kind(returned)}; {due} is due") from None
     return first, second
 
 
-def _kind(q) -> str:
+def kind(q) -> str:
     return "None" if q is None else f"a {type(q).__name__}"
 
 
@@ -504,13 +504,13 @@ def _at(n: Sizes) -> str:
     return f"T={n.T}, B={n.B}, D={n.D}, H={n.H}"
 
 
-def _in_a_line(error: BaseException) -> str:
+def in_a_line(error: BaseException) -> str:
     """The kind of an exception and the first line of what it says, without the notes that others have added to it."""
     said = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
     return f"{type(error).__name__}: {said[:LONGEST_QUOTE]}" if said else type(error).__name__
 
 
-def _place(error: BaseException) -> str:
+def place(error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     ours = os.path.dirname(__file__)
     theirs = [f for f in frames if not f.filename.startswith("<") and os.path.dirname(f.filename) != ours]

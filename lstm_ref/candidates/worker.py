@@ -319,9 +319,9 @@ def _watched(function, arguments: list, complex_: bool):
 
 
 def _raised(error: BaseException) -> dict:
-    from .contract import _in_a_line, _place
+    from .contract import in_a_line, place
 
-    return {"raised": f"raised {_in_a_line(error)}", "place": _place(error), "end": isinstance(error, MemoryError)}
+    return {"raised": f"raised {in_a_line(error)}", "place": place(error), "end": isinstance(error, MemoryError)}
 
 
 def _told(face) -> dict:

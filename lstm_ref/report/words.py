@@ -228,7 +228,7 @@ def failure(r: Result, target: str, layout: Layout | None = None, file: str | No
     if e is None or e.candidate is None:
         lines.append(f"  {r.reason or (e.rule if e else '')}")
     else:
-        where = place(e)
+        where = place(e) if r.where is not None else ""  # of an object with params of its own nothing is known of axes
         name = "gradients" if not r.id.startswith("forward") else "outputs"
         key = entry(e)
         lines.append(f'  worst      {name}["{e.quantity}"]{key[len(e.quantity) :]}' + (f"  ({where})" if where else ""))
