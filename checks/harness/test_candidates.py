@@ -110,6 +110,10 @@ def test_forget_bias_raises_no_alarm(dtype):
     ("declared", "words"),
     [
         ({"order": "ifgx"}, "must name the gates i, f, o and g or c once each"),
+        (
+            {"order": "fgo"},
+            "'fgo'; it must name the gates i, f, o and g or c once each, as in 'ifgo'; a coupled gate that has no arrays stands in it too",
+        ),
         ({"joint": "zx"}, "must be one of 'hx', 'xh' or 'split'"),
         ({"biases": 3}, "it must be 0, 1 or 2"),
         ({"interleaved": True}, "only packed gates can be interleaved"),
