@@ -48,6 +48,7 @@ def check(
 ) -> None:
     """Judge every gradient of an LSTM. Exit code 0 pass, 1 fail, 2 usage, 3 inconclusive."""
     from .candidates.place import place
+    from .candidates.printed import printed
     from .diagnosis.explain import explained
     from .judgement import expected
     from .judgement.against import pairs
@@ -61,7 +62,7 @@ def check(
         _can_write(report, html, badge)
         if html is not None:
             html_report.ready()
-        with _stopped_once(), terminal.progress(Console(stderr=True)) as progress:
+        with _stopped_once(), terminal.progress(Console(stderr=True)) as progress, printed() as foreign:
             try:
                 known = expected.read(expect) if expect else ()
                 faces = [_at_sizes(face, sizes) for face in _loaded(target, isolate)]
@@ -95,8 +96,8 @@ def check(
         terminal.side_by_side(console, verdicts[1], held)
         code = FAIL if any(c.outcome == "differ" for c in held) else code
         code = INCONCLUSIVE if code == PASS and any(c.outcome != "agree" for c in held) else code
-    if why:
-        Console(stderr=True).print(f"lstm-ref: {why}", style="yellow", highlight=False, markup=False, soft_wrap=True)
+    for told in filter(None, (foreign.told, why)):
+        Console(stderr=True).print(f"lstm-ref: {told}", style="yellow", highlight=False, markup=False, soft_wrap=True)
     raise typer.Exit(INCONCLUSIVE if why and code == PASS else code)
 
 

@@ -11,7 +11,9 @@ from lstm_ref.candidates import load as loading
 from lstm_ref.candidates.contract import ContractError, parse_supports
 from lstm_ref.candidates.layout import LayoutError, decode, effective, encode, resolve
 from lstm_ref.candidates.load import TargetError, load, plug
+from lstm_ref.judgement.student import judge_student
 from lstm_ref.reference.symbols import LAYER_INPUTS, Sizes
+from lstm_ref.report import words
 
 from .strangers import CellByCell
 
@@ -108,6 +110,10 @@ def test_forget_bias_raises_no_alarm(dtype):
     ("declared", "words"),
     [
         ({"order": "ifgx"}, "must name the gates i, f, o and g or c once each"),
+        (
+            {"order": "fgo"},
+            "'fgo'; it must name the gates i, f, o and g or c once each, as in 'ifgo'; a coupled gate that has no arrays stands in it too",
+        ),
         ({"joint": "zx"}, "must be one of 'hx', 'xh' or 'split'"),
         ({"biases": 3}, "it must be 0, 1 or 2"),
         ({"interleaved": True}, "only packed gates can be interleaved"),
@@ -390,3 +396,159 @@ def test_student_parameters_are_put_back():
     before = {k: v.copy() for k, v in student.params.items()}
     verify(student)
     assert all(np.array_equal(before[k], student.params[k]) for k in before)
+
+
+class Summed(Student):
+    """The loss is a mean over the five steps, its gradient a sum."""
+
+    def loss(self):
+        return super().loss() / 5
+
+
+class OfFloats(Student):
+    def __init__(self):
+        super().__init__()
+        self.params["s"] = 0.3
+
+    def loss(self):
+        return super().loss() + np.sin(self.params["s"])
+
+    def gradients(self):
+        return {**super().gradients(), "s": np.cos(self.params["s"])}
+
+
+class HandsOutCopies(Student):
+    params = property(lambda self: {k: v.copy() for k, v in self.own.items()}, lambda self, params: setattr(self, "own", params))
+
+
+class ReadsOtherArrays(Student):
+    def __init__(self):
+        super().__init__()
+        self.own = {k: v.copy() for k, v in self.params.items()}
+
+    def _run(self):
+        given, self.params = self.params, self.own
+        try:
+            return super()._run()
+        finally:
+            self.params = given
+
+
+class ReadOnly(Student):
+    def __init__(self):
+        super().__init__()
+        self.params["U"].setflags(write=False)
+
+
+def returning(loss=lambda J: J, gradients=lambda g: g):
+    class Returning(Student):
+        def loss(self):
+            return loss(super().loss())
+
+        def gradients(self):
+            return gradients(super().gradients())
+
+    return Returning
+
+
+def _refuse(value):
+    raise RuntimeError("no loss today")
+
+
+class RaisesWhenMoved(Student):
+    def __init__(self):
+        super().__init__()
+        self.before = self.params["b"].copy()
+
+    def loss(self):
+        if not np.array_equal(self.params["b"], self.before):
+            raise RuntimeError("hands off")
+        return super().loss()
+
+
+@pytest.mark.parametrize(
+    ("student", "check", "outcome", "sentence"),
+    [
+        (
+            OfFloats,
+            "contract.call",
+            "fail",
+            "params['s'] is a float, which cannot be moved in place; an array that loss() reads is due: np.array(0.3)",
+        ),
+        (OfFloats, "grad.s.differences", "not run", "blocked by contract.call"),
+        (OfFloats, "grad.W.differences", "pass", ""),
+        (HandsOutCopies, "contract.call", "fail", "params gives a copy of W each time, so that loss() does not see it move"),
+        (HandsOutCopies, "grad.W.differences", "not run", "blocked by contract.call"),
+        (
+            ReadsOtherArrays,
+            "contract.call",
+            "fail",
+            "loss() stays the same whatever is written into params, so it reads other arrays; give",
+        ),
+        (ReadsOtherArrays, "grad.b.differences", "not run", "blocked by contract.call"),
+        (ReadOnly, "contract.call", "fail", "params['U'] is read-only, and it is moved in place and put back; make it writeable"),
+        (ReadOnly, "grad.W.differences", "pass", ""),
+        (
+            RaisesWhenMoved,
+            "grad.b.differences",
+            "not run",
+            "with b moved a little, loss() raised RuntimeError: hands off (test_candidates.py:",
+        ),
+        (returning(loss=lambda J: (J, "more")), "contract.call", "fail", "loss() returned a tuple; one number is due"),
+        (returning(loss=lambda J: None), "contract.call", "fail", "loss() returned None; one number is due"),
+        (returning(loss=lambda J: J * np.nan), "contract.call", "fail", "loss() gives nan; a finite number is due"),
+        (returning(loss=_refuse), "contract.call", "fail", "loss() raised RuntimeError: no loss today (test_candidates.py:"),
+        (returning(gradients=lambda g: list(g.values())), "contract.call", "fail", "gradients() returned a list; a dict of arrays is due"),
+        (returning(gradients=_refuse), "contract.call", "fail", "gradients() raised RuntimeError: no loss today"),
+        (returning(gradients=lambda g: {**g, "b": None}), "grad.b.differences", "fail", "gradients() has no b; it has W, U, b: None"),
+        (
+            returning(gradients=lambda g: {**g, "b": "text"}),
+            "grad.b.differences",
+            "fail",
+            "the gradient of b has dtype <U4; floats are due",
+        ),
+        (returning(gradients=lambda g: {**g, "b": [[1], [1, 2]]}), "grad.b.differences", "fail", "the gradient of b is no array"),
+        (returning(gradients=lambda g: {**g, "b": g["b"][:3]}), "grad.b.differences", "fail", "b has shape (3,); (4,) is due"),
+        (
+            returning(gradients=lambda g: {k: -v for k, v in g.items()}),
+            "grad.W.differences",
+            "fail",
+            "all of this gradient has the opposite sign",
+        ),
+        (Summed, "grad.W.differences", "fail", "all of this gradient is 5 times what it should be: a sum for a mean?"),
+        (
+            returning(gradients=lambda g: {k: v / 3 for k, v in g.items()}),
+            "grad.U.differences",
+            "fail",
+            "is 1/3 of what it should be: a mean",
+        ),
+        (ForgetfulStudent, "grad.W.differences", "fail", "|⟨candidate, direction⟩ − difference| ≤ "),
+    ],
+)
+def test_what_a_student_object_gives_is_told_in_words(student, check, outcome, sentence):
+    results = {r.id: r for r in judge_student(plug(student)[0], None)}
+    assert results[check].outcome == outcome
+    assert sentence in results[check].reason
+    if check.startswith("contract"):
+        assert [r.id for r in results.values() if r.outcome == "fail"] == ["contract.call"]
+
+
+@pytest.mark.parametrize("loss", [np.array, lambda J: np.array([J]), lambda J: [J]])
+def test_a_loss_that_is_one_number_in_an_array_is_a_number(loss):
+    assert {r.outcome for r in judge_student(plug(returning(loss=loss))[0], None)} == {"pass"}
+
+
+def test_of_the_axes_of_a_student_nothing_is_said():
+    verdict = verify(returning(gradients=lambda g: {**g, "U": np.abs(g["U"])}))
+    (failed,) = verdict.failures()
+    text = words.failure(failed, verdict.target)
+    assert 'gradients["U"][' in text
+    assert "unit =" not in text
+    textbook = verify(WithoutItsLastBias, only="grad.b_o.autodiff")
+    assert "(gate o, unit = " in words.failure(textbook.failures()[0], textbook.target)
+
+
+class WithoutItsLastBias(CellByCell):
+    def pullback(self, p):
+        outputs, pull = super().pullback(p)
+        return outputs, lambda s: {**(g := pull(s)), "b_o": 0 * g["b_o"]}

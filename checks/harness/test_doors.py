@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -13,6 +14,7 @@ from typer.testing import CliRunner
 
 from lstm_ref import verify
 from lstm_ref.candidates.layout import PRESETS
+from lstm_ref.candidates.printed import printed
 from lstm_ref.cli import app
 from lstm_ref.judgement import record
 from lstm_ref.judgement.manifest import CHECKS, manifest
@@ -42,7 +44,40 @@ def test_check_passes_with_0_and_one_verdict_line(here):
     assert "PASS" in text
     assert "grad.W_f.autodiff" in text
     assert "not provided" in text
+    assert "printed" not in text
     assert not (here / ".lstm-ref").exists()
+
+
+def test_what_an_lstm_prints_is_told_in_one_line_beside_the_card(here):
+    (here / "loud.py").write_text(
+        f"import sys\nsys.path.insert(0, {str(STRANGERS.parent)!r})\n"
+        "from strangers import CellByCell\n"
+        "print('imported')\n"
+        "class Loud(CellByCell):\n"
+        "    def pullback(self, p):\n"
+        "        print('x is', p['x'].shape)\n"
+        "        sys.stdout.writelines(['so\\n', 'so'])\n"
+        "        sys.stdout.flush()\n"
+        "        return super().pullback(p)\n"
+    )
+    done = CliRunner().invoke(app, ["check", "loud.py:Loud", "--only", "contract.call,forward.h", "--sizes", "T=2,B=1,D=1,H=1"])
+    assert done.exit_code == 0, done.output
+    assert "x is" not in done.stdout
+    assert re.search(r"the LSTM printed [\d,]+ lines, which are not shown here; it begins 'imported'; lstm-ref replay shows", done.stderr)
+
+
+def test_the_lines_of_a_debugger_are_shown(capsys):
+    with printed() as foreign:
+        print("kept " * 30)
+        before = sys.gettrace()
+        sys.settrace(lambda *_: None)
+        try:
+            print("(Pdb) ")
+        finally:
+            sys.settrace(before)
+    assert capsys.readouterr().out == "(Pdb) \n"
+    assert "a line, which is not shown here; it begins 'kept kept" in foreign.told
+    assert len(foreign.told) < 200
 
 
 def test_check_fails_with_1_and_tells_what_where_seen_due_and_how_to_replay(here):

@@ -1,19 +1,22 @@
 """LSTMs as other people write them: the right ones pass, the bad ones get a named finding and a sentence."""
 
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from lstm_ref import cases, verify
-from lstm_ref.candidates.load import plug
+from lstm_ref.candidates.contract import Candidate
+from lstm_ref.candidates.load import load, plug
 from lstm_ref.candidates.reference import ReferenceLayer
 from lstm_ref.judgement import tolerances as tol
-from lstm_ref.judgement.judge import Bench, judge, measure_precision
+from lstm_ref.judgement.judge import Bench, fitted, judge, measure_precision
+from lstm_ref.judgement.state import judge_state
 from lstm_ref.reference.symbols import Sizes
 from lstm_ref.report import words
 
-from .strangers import MISBEHAVING, RIGHT, CellByCell, Hangs, HiddenStateOnly, KerasStyle, WrongGateOrder
+from .strangers import MISBEHAVING, RIGHT, CellByCell, Hangs, HiddenStateOnly, KerasStyle, MeanLoss, WrongGateOrder, spoilt
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
@@ -243,3 +246,189 @@ def test_a_fault_in_what_is_computed_in_a_lower_precision_is_named():
     assert {r.id for r in verdict.failures() if r.id.endswith(".autodiff")} == {"grad.x.autodiff"}
     assert words.explanation(verdict).startswith("diagnosis: dx")
     assert "gain 0.5" in words.explanation(verdict)
+
+
+def state_of(candidate, *wanted):
+    """What the state checks say of a candidate on one case, beside another one."""
+    face = plug(candidate)[0] if not isinstance(candidate, Candidate) else candidate
+    bench = Bench(face, tol.PRECISIONS["float64"], face.make())
+    one, two = (judge(bench, bench.case(fitted(replace(cases.CORNERS[0], seed=n), face)), with_differences=False) for n in (0, 1))
+    return judge_state(bench, one, two, lambda check: check.removeprefix("state.") in wanted)
+
+
+class KeepsBuffers(CellByCell):
+    """Right numbers in arrays that the object keeps, and fills anew in the next call."""
+
+    def __init__(self):
+        self.buffers = {}
+
+    def kept(self, where, arrays):
+        for k, v in arrays.items():
+            self.buffers.setdefault((where, k, v.shape), np.empty_like(v))[...] = v
+        return {k: self.buffers[where, k, v.shape] for k, v in arrays.items()}
+
+    def pullback(self, p):
+        outputs, pull = super().pullback(p)
+        return outputs, lambda s: self.kept("gradient", pull(s))
+
+
+class KeepsOutputs(KeepsBuffers):
+    def pullback(self, p):
+        outputs, pull = CellByCell.pullback(self, p)
+        return self.kept("output", outputs), pull
+
+
+class KeepsBuffersInTheClass(KeepsBuffers):
+    shared: dict = {}  # the fault itself
+
+    def __init__(self):
+        self.buffers = self.shared
+
+
+class FillsOneBufferPerForwardPass(CellByCell):
+    def pullback(self, p):
+        outputs, pull = super().pullback(p)
+        own = KeepsBuffers()
+        return outputs, lambda s: own.kept("gradient", pull(s))
+
+
+@pytest.mark.parametrize(
+    ("candidate", "check", "sentence"),
+    [
+        (KeepsBuffers, "aliasing", "the gradient x of one call changed during the next call; return a copy"),
+        (KeepsOutputs, "aliasing", "the output h of one call changed during the next call; return a copy"),
+        (FillsOneBufferPerForwardPass, "aliasing", "the gradient x changed during a second backward pass of the same forward pass"),
+        (KeepsBuffersInTheClass, "two_instances", "the gradient x of one instance changed during a call of another; return a copy"),
+    ],
+)
+def test_arrays_that_a_later_call_overwrites_are_named(candidate, check, sentence):
+    found = state_of(candidate, "repeat", "second_backward", "interleaved", "two_instances", "aliasing")
+    assert found[f"state.{check}"].outcome == "fail"
+    assert sentence in found[f"state.{check}"].rule
+    told = {"state.aliasing", f"state.{check}"}
+    assert all(e.outcome == ("fail" if k in told else "pass") for k, e in found.items())
+
+
+def test_gradients_of_a_model_that_a_later_call_overwrites_are_named():
+    class OneBuffer(MeanLoss):
+        shared = KeepsBuffers()
+
+        def loss_and_gradients(self, inputs):
+            J, gradients = super().loss_and_gradients(inputs)
+            return J, self.shared.kept("gradient", gradients)
+
+    found = state_of(OneBuffer, "repeat", "two_instances", "aliasing")
+    assert {k: e.outcome for k, e in found.items()} == {
+        "state.repeat": "pass",
+        "state.two_instances": "fail",
+        "state.aliasing": "fail",
+    }
+    assert "of one instance changed during a call of another" in found["state.two_instances"].rule
+
+
+@pytest.mark.parametrize("target", [CellByCell, MeanLoss, "torch:"])
+def test_fresh_arrays_alias_nothing(target):
+    if target == "torch:":
+        pytest.importorskip("torch")
+        target = load(target)[0]
+    found = state_of(target, "two_instances", "aliasing")
+    assert {k: e.outcome for k, e in found.items()} == {"state.two_instances": "pass", "state.aliasing": "pass"}
+
+
+def test_what_an_instance_remembers_is_not_laid_at_the_door_of_the_class():
+    class RemembersItsFirstBias(CellByCell):
+        def __init__(self):
+            self.first = {}
+
+        def pullback(self, p):
+            return super().pullback({**p, "b_f": self.first.setdefault(p["x"].shape, p["b_f"])})
+
+    face = plug(RemembersItsFirstBias)[0]
+    bench = Bench(face, tol.PRECISIONS["float64"], face.make())
+    cells = [bench.case(replace(cases.CORNERS[0], seed=n)) for n in (2, 0, 1)]
+    _, one, two = (judge(bench, case, with_differences=False) for case in cells)
+    found = judge_state(bench, one, two, {"state.two_instances", "state.repeat"}.__contains__)
+    assert found["state.repeat"].outcome == "pass"
+    assert found["state.two_instances"].outcome == "fail"
+    assert "a new instance gives other gradients than one that was called before" in found["state.two_instances"].rule
+    assert "or in the instance" in words.STATE_HINTS["state.two_instances"]
+
+
+ODD = {
+    "h_T": (None, ""),
+    "c": (None, ""),
+    "o": ([None] * 4, "forward returned o with dtype object, which is none of numbers; float64 is due; leave o out, or rename it"),
+    "z": ("text", "forward returned z with dtype <U4; float64 is due; leave z out, or rename it if it is no z of an LSTM"),
+    "i": ([[1.0], [1.0, 2.0]], "forward returned a i that is no array"),
+    "f": (np.zeros((9, 2, 4)), "forward returned f with shape (9, 2, 4); (4, 2, 5) is due; leave f out"),
+    "a": (object(), ""),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_what_else_an_lstm_returns_is_passed_over_or_told_once(name):
+    value, sentence = ODD[name]
+    candidate = spoilt(change_outputs=lambda out: {**out, name: value})
+    found = state_of(candidate, "aliasing", "repeat", "second_backward", "two_instances")
+    assert len(found) == 4
+    assert all(e.outcome == "pass" for e in found.values())
+    bench = Bench(plug(candidate)[0], tol.PRECISIONS["float64"], candidate())
+    told = judge(bench, bench.case(cases.CORNERS[0])).evidence
+    failed = {k: e.rule for k, e in told.items() if e.outcome == "fail"}
+    assert len(failed) == (1 if sentence else 0), failed
+    assert all(sentence in rule for rule in failed.values())
+
+
+@pytest.mark.parametrize(
+    ("changed", "sentence"),
+    [
+        (
+            {"x": None},
+            "pull(cotangents) returned no gradient of x (keys: W_c, W_f, W_i, W_o, b_c, b_f, b_i, b_o, c0, h0, x: None); return it",
+        ),
+        ({"b_f": np.zeros(5, int)}, "pull(cotangents) returned b_f with dtype int64, which cuts off what is added to it; float64 is due"),
+        ({"h0": np.zeros((2, 5), np.longdouble)}, f"h0 came back as {np.dtype(np.longdouble)} for float64 inputs"),
+    ],
+)
+def test_gradients_that_are_no_arrays_of_the_dtype_are_told_in_words(changed, sentence):
+    candidate = spoilt(change_gradients=lambda g: {**g, **changed})
+    bench = Bench(plug(candidate)[0], tol.PRECISIONS["float64"], candidate())
+    told = judge(bench, bench.case(cases.CORNERS[0]), with_differences=False).evidence
+    assert any(sentence in e.rule for k, e in told.items() if k.startswith("contract.")), told
+
+
+def test_numbers_without_a_dtype_and_bytes_in_another_order_are_numbers():
+    def odd(arrays):
+        return {k: v.astype(">f8") if v.ndim > 1 else [int(n) if n == 0 else n for n in v.tolist()] for k, v in arrays.items()}
+
+    class Odd(spoilt(odd, odd)):
+        supports = {"c0_gradient": False, "h0_gradient": False}
+
+        def pullback(self, p):
+            outputs, pull = super().pullback(p)
+            return outputs, lambda s: {**pull(s), "c0": None, "h0": "not computed"}
+
+    bench = Bench(plug(Odd)[0], tol.PRECISIONS["float64"], Odd())
+    for n in (0, 22):
+        case = bench.case(cases.CORNERS[n])
+        told = judge(bench, replace(case, cotangents={k: 0 * v for k, v in case.cotangents.items()}), with_differences=False).evidence
+        told |= {f"{k} again": e for k, e in judge(bench, case, with_differences=False).evidence.items()}
+        assert not {k: e.rule for k, e in told.items() if e.outcome == "fail"}
+        assert "grad.b_f.autodiff" in told
+        assert "grad.c0.autodiff" not in told
+
+
+@pytest.mark.parametrize(
+    ("returned", "sentence"),
+    [
+        ({"h": 1, "c_T": 2}, "pullback returned a dict; (outputs, pull) is due"),
+        ("ab", "pullback returned a str; (outputs, pull) is due"),
+    ],
+)
+def test_two_keys_and_two_letters_are_no_pair(returned, sentence):
+    class Returns(CellByCell):
+        def pullback(self, p):
+            return returned
+
+    bench = Bench(plug(Returns)[0], tol.PRECISIONS["float64"], Returns())
+    assert judge(bench, bench.case(cases.CORNERS[0])).evidence["contract.call"].rule == sentence

@@ -40,6 +40,7 @@ from .layout import PRESETS, Layout, blocks_in, decode, encode, encode_by_time
 
 CALL_SECONDS = 6.0  # a framework's first call compiles; a run in which one call hangs still ends within ten
 LONGEST_QUOTE = 300  # characters of what foreign code says
+NUMBERS = "fciub"  # kinds of dtypes that are numbers, in whatever precision
 # what a loss is divided by, from the sizes and the weights of the positions
 REDUCTIONS = {
     "sum": lambda n, w: 1.0,
@@ -282,7 +283,7 @@ def start(call: Call, instance) -> tuple[Answer, Callable[[dict], Answer]]:
         outputs, pull = _pair(guarded(call, "pullback", instance.pullback, call.inputs), "pullback", "(outputs, pull)")
         if not callable(pull):
             raise Finding(
-                "contract.call", f"pullback returned {_kind(pull)} as its second value; a function from cotangents to gradients is due"
+                "contract.call", f"pullback returned {kind(pull)} as its second value; a function from cotangents to gradients is due"
             )
     else:
         outputs = guarded(call, "forward", instance.forward, call.inputs)
@@ -294,7 +295,7 @@ def start(call: Call, instance) -> tuple[Answer, Callable[[dict], Answer]]:
 
     def gradients(cotangents: dict) -> Answer:
         user = cotangents_for(call, outputs, cotangents)
-        where = "vjp" if candidate.kind == "vjp" else "the function that pullback returned"
+        where = "vjp" if candidate.kind == "vjp" else "pull(cotangents)"
         before = snapshot(user)
         found = answer(call, guarded(call, where, pull, user), where, candidate.gradient_names)
         if changed := changes(user, before):
@@ -341,19 +342,19 @@ def _start_model(call: Call, instance):
         guarded(call, "loss_and_gradients", instance.loss_and_gradients, call.inputs), "loss_and_gradients", "(J, gradients)"
     )
     try:
-        J = np.asarray(J)
-        value = np.array(complex(J) if np.iscomplexobj(J) else float(J)) * factor
-    except (TypeError, ValueError):
-        raise Finding("contract.call", f"loss_and_gradients returned {_kind(J)} as the loss; one number is due") from None
+        loss = one_number(J)
+    except Exception:  # any conversion may fail in foreign code
+        raise Finding("contract.call", f"loss_and_gradients returned {kind(J)} as the loss; one number is due") from None
+    value = np.array(complex(loss) if np.iscomplexobj(loss) else float(loss)) * factor
     found = answer(call, gradients, "loss_and_gradients", call.candidate.gradient_names)
     scaled = found._replace(arrays={k: v * factor for k, v in found.arrays.items()})
-    return Answer({"J": value}, {}, {"J": J}), lambda cotangents: scaled
+    return Answer({"J": value}, {}, {"J": loss}), lambda cotangents: scaled
 
 
 def answer(call: Call, returned, where: str, due: tuple[str, ...], read: tuple[str, ...] | None = None) -> Answer:
     """A dict of the candidate's arrays, checked and converted; only those of `read`, if given. Raises Finding if it is no dict."""
     if not isinstance(returned, dict):
-        raise Finding("contract.call", f"{where} returned {_kind(returned)}; a dict of arrays is due")
+        raise Finding("contract.call", f"{where} returned {kind(returned)}; a dict of arrays is due")
     layout, shapes = call.candidate.layout, call.own_shapes
     faults: dict[str, Finding] = {}
     if isinstance(returned, Returned) and returned.remark:
@@ -362,31 +363,72 @@ def answer(call: Call, returned, where: str, due: tuple[str, ...], read: tuple[s
     raw: dict[str, np.ndarray] = {}
     wanted = shapes if read is None else {layout.name(k) for k in read}
     for name, value in returned.items():
-        if name not in shapes or name not in wanted:
-            continue  # a key of the candidate's own, or one that is not asked for
-        fault = None
+        if value is None or name not in shapes or name not in wanted:
+            continue  # as if it were not there, a key of the candidate's own, or one that is not asked for
         try:
-            raw[name] = array = np.asarray(value)
+            array, fault = numbers(value), None
         except Exception as error:  # any conversion may fail in foreign code
-            fault = Finding("contract.shapes", f"{where} returned a {name} that is no array ({error})")
+            fault = Finding("contract.shapes", f"{where} returned a {name} that is no array ({str(error)[:LONGEST_QUOTE]})")
         else:
             if array.dtype.kind not in "fcV" or (array.dtype.kind == "V" and array.dtype.name != "bfloat16"):
-                fault = Finding("contract.dtype", f"{where} returned {name} with dtype {array.dtype}; {call.dtype} is due")
+                fault = Finding(
+                    "contract.dtype", f"{where} returned {name} with dtype {array.dtype}{_odd(array.dtype)}; {call.dtype} is due"
+                )
             elif array.shape != shapes[name]:
                 fault = Finding("contract.shapes", f"{where} returned {name} with shape {array.shape}; {shapes[name]} is due")
             else:
                 good[name] = array.astype(np.complex128 if array.dtype.kind == "c" else np.float64)
+            if array.dtype.kind in NUMBERS or array.dtype.name == "bfloat16":
+                raw[name] = array
         if fault is not None:
-            faults |= dict.fromkeys(blocks_in(layout, name, tuple(call.shapes)), fault)
+            faults |= _faults(call, name, due, fault)
     arrays = decode(layout, good, call.shapes)
     if missing := [k for k in due if k not in arrays and k not in faults]:
         what = "output" if where == "forward" else "gradient of"
         absent = dict.fromkeys(map(plain, missing))
         declared = ", ".join(f'"{k}": False' if where == "forward" else f'"{k}_gradient": False' for k in absent)
-        keys = ", ".join(sorted(map(str, returned))) or "none"
+        keys = ", ".join(sorted(f"{k}: None" if v is None else str(k) for k, v in returned.items())) or "none"
         sentence = f"{where} returned no {what} {', '.join(missing)} (keys: {keys}); return it, or declare supports = {{{declared}}}"
         faults |= dict.fromkeys(missing, Finding("contract.keys", sentence))
     return Answer(arrays, faults, raw)
+
+
+def _faults(call: Call, name: str, due: tuple[str, ...], fault: Finding) -> dict[str, Finding]:
+    """What is wrong with an array that came back, for every textbook block in it; nothing where it is declared as not provided."""
+    layout = call.candidate.layout
+    blocks = blocks_in(layout, name, tuple(call.shapes))
+    if all(f"{plain(k)}_gradient" in call.candidate.supports.missing for k in blocks):
+        return {}  # what is declared as not provided may be anything
+    of_lstm = [k for k in blocks if k not in due and k in (*LAYER_OUTPUTS, *MODEL_INTERMEDIATES)]
+    if of_lstm:
+        fault.sentence += f"; leave {name} out, or rename it if it is no {of_lstm[0]} of an LSTM"
+    return dict.fromkeys(blocks, fault)
+
+
+def numbers(value) -> np.ndarray:
+    """What foreign code returned, as an array. Python's own numbers have no dtype: where all are whole they are floats still."""
+    array = np.asarray(value)
+    bare = array.dtype.kind in "iu" and not hasattr(value, "dtype")
+    return array.astype(np.float64) if bare else array
+
+
+def one_number(value) -> np.ndarray:
+    """A loss that foreign code returned, as an array without axes. Raises an Exception of whatever kind where it is not one number."""
+    array = numbers(value)
+    if array.size != 1 or array.dtype.kind not in NUMBERS + "V":
+        raise TypeError
+    return array.reshape(())
+
+
+def strays(array: np.ndarray, due: np.dtype) -> bool:
+    """Whether what came back has another dtype than is due; the order of its bytes is no precision."""
+    own = array.dtype if array.dtype.isnative else array.dtype.newbyteorder("=")
+    return bool(array.ndim) and own != due and own.kind in "fcV"
+
+
+def _odd(dtype: np.dtype) -> str:
+    """What is to be said of a dtype that is none of floats."""
+    return ", which cuts off what is added to it" if dtype.kind in "iub" else ", which is none of numbers" if dtype.kind == "O" else ""
 
 
 def _own_shapes(layout: Layout, user: dict, shapes: Mapping) -> dict[str, tuple[int, ...]]:
@@ -418,7 +460,7 @@ def guarded(call: Call, where: str, function: Callable, *args):
     except Told as told:
         raise Finding("contract.call", f"{where} {told.what} at {_at(call.sizes)}{told.place}") from None
     except (Exception, SystemExit) as error:
-        raise Finding("contract.call", f"{where} raised {_in_a_line(error)} at {_at(call.sizes)}{_place(error)}") from None
+        raise Finding("contract.call", f"{where} raised {in_a_line(error)} at {_at(call.sizes)}{place(error)}") from None
 
 
 class TimeLimit(BaseException):
@@ -455,13 +497,13 @@ def accepts_taps(instance) -> bool:
 
 def _pair(returned, where: str, due: str):
     try:
-        first, second = returned
-    except (TypeError, ValueError):
-        raise Finding("contract.call", f"{where} returned {_kind(returned)}; {due} is due") from None
+        first, second = {} if isinstance(returned, (dict, str)) else returned  # keys and letters are no pair
+    except Exception:  # any iteration may fail in foreign code
+        raise Finding("contract.call", f"{where} returned {kind(returned)}; {due} is due") from None
     return first, second
 
 
-def _kind(q) -> str:
+def kind(q) -> str:
     return "None" if q is None else f"a {type(q).__name__}"
 
 
@@ -469,13 +511,13 @@ def _at(n: Sizes) -> str:
     return f"T={n.T}, B={n.B}, D={n.D}, H={n.H}"
 
 
-def _in_a_line(error: BaseException) -> str:
+def in_a_line(error: BaseException) -> str:
     """The kind of an exception and the first line of what it says, without the notes that others have added to it."""
     said = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
     return f"{type(error).__name__}: {said[:LONGEST_QUOTE]}" if said else type(error).__name__
 
 
-def _place(error: BaseException) -> str:
+def place(error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     ours = os.path.dirname(__file__)
     theirs = [f for f in frames if not f.filename.startswith("<") and os.path.dirname(f.filename) != ours]

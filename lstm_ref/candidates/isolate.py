@@ -210,7 +210,7 @@ class Instance:
 
 
 class Pull:
-    """Stands here for the function that pullback returned there."""
+    """Stands here for the backward pass that pullback returned there."""
 
     def __init__(self, home: Home, kept: Kept, given: Inputs, seconds: float):
         self._home, self._kept, self._given, self._seconds = home, kept, given, seconds
@@ -278,6 +278,8 @@ class _Reply:
         return found
 
     def _leaf(self, told: dict):
+        if "none" in told:
+            return None
         if "error" in told:
             return _NoArray(_words(told["error"]))
         if "odd" in told:

@@ -56,7 +56,10 @@ class Layout:
 
     def __post_init__(self):
         if sorted(self.order.replace("g", "c")) != sorted(GATES):
-            raise LayoutError(f"layout order is {self.order!r}; it must name the gates i, f, o and g or c once each, as in 'ifgo'")
+            due = "it must name the gates i, f, o and g or c once each, as in 'ifgo'"
+            coupled = len(self.order) == 3 and set(self.order.replace("g", "c")) < set(GATES)
+            due += "; a coupled gate that has no arrays stands in it too, anywhere: it is passed over" if coupled else ""
+            raise LayoutError(f"layout order is {self.order!r}; {due}")
         if self.joint not in JOINTS:
             raise LayoutError(f"layout joint is {self.joint!r}; it must be one of 'hx', 'xh' or 'split'")
         if self.biases not in (0, 1, 2):

@@ -260,8 +260,8 @@ class _Sent:
         if method in ("forward", "vjp", "pull"):
             return {"value": self.mapping(returned)}
         try:
-            first, second = returned
-        except (TypeError, ValueError):
+            first, second = {} if isinstance(returned, (dict, str)) else returned
+        except Exception:  # any iteration may fail in foreign code
             return {"value": _other(returned)}
         if method == "loss_and_gradients":
             return {"pair": [self.leaf(first), self.mapping(second)]}
@@ -276,8 +276,12 @@ class _Sent:
         return {"dict": [[k if isinstance(k, str) else f"{k!s} (no text)", self.leaf(v)] for k, v in value.items()]}
 
     def leaf(self, value) -> dict:
+        from .contract import numbers
+
+        if value is None:
+            return {"none": True}
         try:
-            array = np.asarray(value)
+            array = numbers(value)
         except Exception as error:  # any conversion may fail in foreign code
             return {"error": str(error)[:300]}
         if array.dtype.kind not in PLAIN and array.dtype.name != "bfloat16":
@@ -315,9 +319,9 @@ def _watched(function, arguments: list, complex_: bool):
 
 
 def _raised(error: BaseException) -> dict:
-    from .contract import _in_a_line, _place
+    from .contract import in_a_line, place
 
-    return {"raised": f"raised {_in_a_line(error)}", "place": _place(error), "end": isinstance(error, MemoryError)}
+    return {"raised": f"raised {in_a_line(error)}", "place": place(error), "end": isinstance(error, MemoryError)}
 
 
 def _told(face) -> dict:

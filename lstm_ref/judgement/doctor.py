@@ -15,7 +15,7 @@ import numpy as np
 from .. import cases
 from ..candidates import contract
 from ..candidates.contract import Answer, Call, Candidate, Finding, TimeLimit, time_limit
-from ..candidates.student import loss_along
+from ..candidates.student import fault, gradient_of, gradients_of, loss_of, still
 from ..cases import Case
 from ..reference.symbols import LAYER_INPUTS, LAYER_INTERMEDIATES, MODEL_INTERMEDIATES, Sizes
 from .judge import Bench, fitted, judge, measure_precision
@@ -162,7 +162,7 @@ def _ask(call: Call, instance, case: Case) -> tuple[dict, dict, list[Problem]]:
 
 def _unfit(answer: Answer, due: np.dtype) -> Iterable[Problem]:
     for name, array in answer.raw.items():
-        if array.ndim and array.dtype != due and array.dtype.kind in "fcV":
+        if contract.strays(array, due):
             yield Problem("contract.dtype", f"{name} came back as {array.dtype} for {due} inputs")
     if bad := [k for k, v in answer.arrays.items() if not np.isfinite(v).all()]:
         yield Problem("contract.finite", f"{', '.join(bad)} holds NaN or infinity at an ordinary point")
@@ -242,31 +242,33 @@ def _student(face: Candidate) -> Examination:
     try:
         with time_limit(SECONDS):
             thing = face.make()
-            params, gradients, loss = dict(thing.params), thing.gradients(), thing.loss()
+            params, gradients, value = dict(thing.params), gradients_of(thing), loss_of(thing)
+    except Finding as finding:
+        return replace(blank, problems=(Problem(finding.check, finding.sentence),))
     except (Exception, TimeLimit) as error:
         what = f"did not return within {SECONDS:g} s" if isinstance(error, TimeLimit) else f"raised {type(error).__name__}: {error}"
         return replace(blank, problems=(Problem("contract.call", f"gradients() or loss() {what}"),))
     problems = []
-    if not isinstance(gradients, Mapping):
-        problems.append(Problem("contract.call", f"gradients() returned a {type(gradients).__name__}; a dict of arrays is due"))
-        gradients = {}
-    arrays = {k: v for k, v in params.items() if isinstance(v, np.ndarray) and v.dtype.kind == "f"}
+    arrays = {}
     for k, v in params.items():
-        if k not in arrays:
-            kind = f"an array of {v.dtype}" if isinstance(v, np.ndarray) else f"a {type(v).__name__}"
-            problems.append(Problem("contract.call", f"params[{k!r}] is {kind}; a NumPy array of floating-point numbers is due"))
-        elif k not in gradients:
-            problems.append(Problem("contract.keys", f"gradients() has no {k}; it has {', '.join(map(str, gradients)) or 'nothing'}"))
-        elif np.shape(gradients[k]) != v.shape:
-            problems.append(Problem("contract.shapes", f"the gradient of {k} has shape {np.shape(gradients[k])}; {v.shape} is due"))
+        if told := fault(thing, k):
+            problems.append(Problem("contract.call", told))
+        elif np.asarray(v).dtype.kind != "f":
+            told = f"params[{k!r}] is an array of {np.asarray(v).dtype}; a NumPy array of floating-point numbers is due"
+            problems.append(Problem("contract.call", told))
+        else:
+            arrays[k] = np.asarray(v)
+            try:
+                gradient_of(gradients, k, arrays[k].shape)
+            except Finding as finding:
+                problems.append(Problem(finding.check, finding.sentence))
     unread: tuple[str, ...] = ()
     try:
-        value = float(loss)
         with time_limit(SECONDS):
-            unread = tuple(k for k, v in arrays.items() if v.size and _still(thing, k))
+            unread = tuple(k for k, v in arrays.items() if v.size and still(thing, k))
     except (Exception, TimeLimit) as error:
-        value = None
-        problems.append(Problem("contract.call", f"loss() gives no number when a parameter moves ({type(error).__name__}: {error})"))
+        told = error.sentence if isinstance(error, Finding) else f"{type(error).__name__}: {error}"
+        problems.append(Problem("contract.call", f"loss() gives no number when a parameter moves ({told})"))
     if arrays and len(unread) == len(arrays):
         sentence = "loss() stays the same whatever is written into params, so it reads other arrays"
         problems.append(Problem("contract.call", sentence))
@@ -279,10 +281,3 @@ def _student(face: Candidate) -> Examination:
         loss=value,
         unread=unread,
     )
-
-
-def _still(thing, name: str) -> bool:
-    """Whether the loss is the same, bit for bit, after a large step in every entry of a parameter. Steps differ from entry
-    to entry: a softmax does not see the same step in all."""
-    J = loss_along(thing, name, np.random.default_rng(0).standard_normal(np.shape(thing.params[name])))
-    return J(0.0) == J(1.0) == J(-0.5)

@@ -231,7 +231,7 @@ def _contract_evidence(found: Judged, answer: Answer, bench: Bench) -> None:
         found.add(finding.check, Evidence(FAIL, np.inf, block, rule=finding.sentence))
     due = bench.precision.dtype
     for name, array in answer.raw.items():
-        if array.ndim and array.dtype != due and array.dtype.kind in "fcV":
+        if contract.strays(array, due):
             sentence = f"{name} came back as {array.dtype} for {due} inputs"
             found.add("contract.dtype", Evidence(FAIL, np.inf, name, rule=sentence))
 

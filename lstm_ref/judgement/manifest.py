@@ -102,7 +102,7 @@ def _checks() -> list[Check]:
         "inputs_unmutated": "inputs and cotangents are left as they were",
         "readonly": "read-only inputs do",
         "noncontiguous": "non-contiguous inputs do",
-        "aliasing": "nothing returned shares memory with what was given",
+        "aliasing": "nothing returned shares memory with what was given, or with what the next call returns",
     }
     out += [Check(f"state.{k}", title) for k, title in state.items()]
     for k, (title, _) in GROUPS.items():

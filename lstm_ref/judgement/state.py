@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import numpy as np
 
 from ..candidates import contract
@@ -10,6 +12,8 @@ from .comparison import worst_of
 from .judge import Bench, Judged
 from .laws import _agree
 from .verdict import FAIL, PASS, Evidence
+
+ELSEWHERE = "of one instance changed during a call of another"
 
 
 def judge_state(bench: Bench, judged: Judged, other: Judged, wanted) -> dict[str, Evidence]:
@@ -68,21 +72,46 @@ def _interleaved(bench: Bench, judged: Judged, other: Judged) -> Evidence | None
 
 
 def _two_instances(bench: Bench, judged: Judged, other: Judged) -> Evidence | None:
+    make = bench.candidate.make
     if not bench.candidate.factory:
         return None
     if bench.candidate.model:
-        one, two = bench.candidate.make(), bench.candidate.make()
-        contract.run(_call(bench, other), two, other.case.cotangents)
-        return _same(bench, judged, contract.run(_call(bench, judged), one, judged.case.cotangents)[1])
-    return _two(bench, judged, other, bench.candidate.make(), bench.candidate.make())
+        one, two = make(), make()
+        _, first = contract.run(_call(bench, other), two, other.case.cotangents)
+        kept = contract.snapshot(first.raw)
+        _, answer = contract.run(_call(bench, judged), one, judged.case.cotangents)
+        found = worst_of([_overwritten("gradient", kept, ELSEWHERE), _same(bench, judged, answer)])
+    else:
+        found = _two(bench, judged, other, make(), make())
+    if found.outcome != FAIL:
+        return found
+    alone = [_same(bench, q, contract.run(_call(bench, q), make(), q.case.cotangents)[1]) for q in (judged, other)]
+    if all(e.outcome == PASS for e in alone):
+        return found  # a new instance that is alone does as the first one did: the two disturb each other
+    sentence = (
+        "a new instance gives other gradients than one that was called before: it keeps something of earlier calls, or draws at random"
+    )
+    return Evidence(FAIL, np.inf, next(e.quantity for e in alone if e.outcome == FAIL), rule=sentence)
 
 
 def _two(bench: Bench, judged: Judged, other: Judged, one, two) -> Evidence:
     """Forward here, forward there, backward here, backward there."""
-    _, pull = contract.start(_call(bench, judged), one)
+    outputs, pull = contract.start(_call(bench, judged), one)
+    kept = contract.snapshot(outputs.raw)
     _, other_pull = contract.start(_call(bench, other), two)
-    first = _same(bench, judged, pull(judged.case.cotangents))
-    return worst_of([first, _same(bench, other, other_pull(other.case.cotangents))])
+    found = [_overwritten("output", kept, ELSEWHERE)]
+    answer = pull(judged.case.cotangents)
+    found.append(_same(bench, judged, answer))
+    kept = contract.snapshot(answer.raw)
+    found.append(_same(bench, other, other_pull(other.case.cotangents)))
+    found.append(_overwritten("gradient", kept, ELSEWHERE))
+    return worst_of(found if one is not two else found[1:3])  # one instance that overwrites is told by _aliasing
+
+
+def _overwritten(what: str, kept: dict, when: str) -> Evidence:
+    """Whether arrays that were returned still hold the numbers of their snapshot."""
+    changed = [name for name, (array, numbers) in kept.items() if array.tobytes() != numbers]
+    return Evidence(FAIL, np.inf, changed[0], rule=f"the {what} {changed[0]} {when}; return a copy") if changed else Evidence(PASS)
 
 
 def _in_memory(memory: str):
@@ -94,7 +123,7 @@ def _in_memory(memory: str):
 
 
 def _aliasing(bench: Bench, judged: Judged, other: Judged) -> Evidence:
-    """Outputs and gradients that share memory with inputs change when the caller goes on to use them."""
+    """Outputs and gradients that share memory with inputs, or that the next call overwrites, change under the caller's hands."""
     call = _call(bench, judged)
     outputs, pull = contract.start(call, bench.instance)
     gradients = pull(judged.case.cotangents)
@@ -104,12 +133,14 @@ def _aliasing(bench: Bench, judged: Judged, other: Judged) -> Evidence:
                 if array.ndim and np.may_share_memory(array, v) and np.shares_memory(array, v):
                     sentence = f"the {where} {name} shares memory with the input {given}; return a copy"
                     return Evidence(FAIL, np.inf, name, rule=sentence)
-    first = {k: v.copy() for k, v in outputs.raw.items()}
+    kept, flown = contract.snapshot(outputs.raw), contract.snapshot(gradients.raw)
     contract.run(_call(bench, other), bench.instance, other.case.cotangents)
-    for name, array in outputs.raw.items():
-        if not np.array_equal(array, first[name], equal_nan=True):
-            return Evidence(FAIL, np.inf, name, rule=f"the output {name} of one call changed during the next call; return a copy")
-    return Evidence(PASS)
+    when = "of one call changed during the next call"
+    found = [_overwritten("output", kept, when), _overwritten("gradient", flown, when)]
+    with contextlib.suppress(Finding):  # that it cannot be called twice is told by _second_backward
+        pull({k: 0 * v for k, v in judged.case.cotangents.items()})
+        found.append(_overwritten("gradient", flown, "changed during a second backward pass of the same forward pass"))
+    return worst_of(found)
 
 
 STATE = {

@@ -12,8 +12,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..candidates.contract import Candidate, ContractError, TimeLimit, time_limit
-from ..candidates.student import loss_along
+from ..candidates import contract, student
+from ..candidates.contract import Candidate, ContractError, Finding, TimeLimit, time_limit
 from ..truth import differences
 from . import tolerances as tol
 from .verdict import CANNOT_TELL, DESELECTED, FAIL, NOT_RUN, PASS, Evidence, Result, Sight
@@ -28,23 +28,33 @@ def judge_student(candidate: Candidate, only: str | None) -> list[Result]:
     try:
         with time_limit(SECONDS):
             thing = candidate.make()
-            before = {k: np.array(v) for k, v in thing.params.items()}
-            gradients = dict(thing.gradients())
-            again = dict(thing.gradients())
-            losses = [float(thing.loss()), float(thing.loss())]
+            faults = {k: told for k in thing.params if (told := student.fault(thing, k))}
+            before = {k: np.array(v) for k, v in thing.params.items() if k not in faults}
+            gradients, again = student.gradients_of(thing), student.gradients_of(thing)
+            losses = [student.loss_of(thing), student.loss_of(thing)]
+    except Finding as finding:
+        return [Result("contract.call", "float64", FAIL, 1, failed=1, reason=finding.sentence)]
     except (Exception, TimeLimit) as error:
         what = "did not return in time" if isinstance(error, TimeLimit) else f"raised {type(error).__name__}: {error}"
         return [Result("contract.call", "float64", FAIL, 1, failed=1, reason=f"gradients() or loss() {what}")]
-    results = [Result("contract.call", "float64", PASS, 1)]
-    moved = [k for k in before if not np.array_equal(before[k], thing.params[k], equal_nan=True)]
-    results.append(_behaviour("state.inputs_unmutated", f"gradients() changed {', '.join(moved)}" if moved else ""))
-    differs = [k for k in gradients if k in again and not np.array_equal(gradients[k], again[k], equal_nan=True)]
-    unsteady = f"a second call gives other gradients for {', '.join(differs)}" if differs else ""
+    if not np.isfinite(losses).all():
+        return [Result("contract.call", "float64", FAIL, 1, failed=1, reason=f"loss() gives {losses[0]!r}; a finite number is due")]
+    moved = [k for k in before if not _same(before[k], thing.params[k])]
+    differs = [k for k in gradients if k in again and not _same(gradients[k], again[k])]
+    unsteady = f"a second call gives other gradients for {', '.join(map(str, differs))}" if differs else ""
     if losses[0] != losses[1]:
         unsteady = f"loss() gives {losses[0]!r} and then {losses[1]!r}"
-    results.append(_behaviour("state.repeat", unsteady))
-    for name, value in before.items():
-        results.append(_parameter(thing, name, value, gradients))
+    judged = {k: _judged(thing, k, v, gradients) for k, v in before.items()}
+    if faults:
+        wrong = next(iter(faults.values()))
+    elif wrong := _unread(thing, list(judged.values())):
+        faults = dict.fromkeys(judged, wrong)
+    results = [
+        _behaviour("contract.call", wrong),
+        _behaviour("state.inputs_unmutated", f"gradients() changed {', '.join(moved)}" if moved else ""),
+        _behaviour("state.repeat", unsteady),
+        *(judged[k] if k not in faults else _blocked(k, "" if faults[k] == wrong else f": {faults[k]}") for k in thing.params),
+    ]
     results = [r if not only or _matches(r.id, only) else Result(r.id, r.dtype, DESELECTED) for r in results]
     if all(r.outcome == DESELECTED for r in results):
         raise ContractError(f"no check matches {only!r}; this candidate's are {', '.join(r.id for r in results)}")
@@ -59,13 +69,43 @@ def _behaviour(id_: str, problem: str) -> Result:
     return Result(id_, "float64", FAIL if problem else PASS, 1, failed=int(bool(problem)), reason=problem)
 
 
-def _parameter(thing, name: str, value: np.ndarray, gradients: dict) -> Result:
+def _blocked(name: str, why: str) -> Result:
+    return Result(f"grad.{name}.differences", "float64", NOT_RUN, reason=f"blocked by contract.call{why}")
+
+
+def _same(one, other) -> bool:
+    """Whether two calls gave the same, bit for bit."""
+    try:
+        return contract.numbers(one).tobytes() == contract.numbers(other).tobytes()
+    except Exception:  # that it is no array is told where it is judged
+        return True
+
+
+def _unread(thing, judged: list[Result]) -> str:
+    """The sentence on an object whose loss no parameter moves, though its gradients say that they do; else empty."""
+    wrong = [r for r in judged if r.outcome == FAIL and r.worst is not None and r.worst.difference == 0]
+    try:
+        unread = bool(wrong) and all(student.still(thing, k) for k, v in thing.params.items() if np.size(v))
+    except Finding:
+        return ""
+    told = "loss() stays the same whatever is written into params, so it reads other arrays"
+    return f"{told}; give the very arrays that it reads in params, no copies" if unread else ""
+
+
+def _judged(thing, name: str, value: np.ndarray, gradients: dict) -> Result:
     id_ = f"grad.{name}.differences"
-    if name not in gradients:
-        return Result(id_, "float64", FAIL, 1, failed=1, reason=f"gradients() has no {name}; it has {', '.join(gradients) or 'nothing'}")
-    seen = np.asarray(gradients[name])
-    if seen.shape != value.shape:
-        return Result(id_, "float64", FAIL, 1, failed=1, reason=f"the gradient of {name} has shape {seen.shape}; {value.shape} is due")
+    try:
+        r = _parameter(thing, name, value, student.gradient_of(gradients, name, value.shape))
+        unread = r.outcome == FAIL and r.worst is not None and r.worst.difference == 0 and student.still(thing, name)
+        return replace(r, reason=f"loss() stays the same whatever is written into {name}") if unread else r
+    except Finding as finding:
+        if finding.check == "contract.call":  # loss(), and not the gradient
+            return Result(id_, "float64", NOT_RUN, reason=f"with {name} moved a little, {finding.sentence}")
+        return Result(id_, "float64", FAIL, 1, failed=1, reason=finding.sentence)
+
+
+def _parameter(thing, name: str, value: np.ndarray, seen: np.ndarray) -> Result:
+    id_ = f"grad.{name}.differences"
     if value.dtype.kind != "f":
         return Result(id_, "float64", NOT_RUN, reason=f"{name} has dtype {value.dtype}; only floating-point parameters can be differenced")
     if not np.isfinite(seen).all():
@@ -76,8 +116,9 @@ def _parameter(thing, name: str, value: np.ndarray, gradients: dict) -> Result:
     counts = {PASS: 0, FAIL: 0, CANNOT_TELL: 0}
     sights: list[float] = []
     ratios: list[float] = []
+    along_all: list[tuple[float, float, float]] = []  # of every direction: the candidate's, the difference, the tolerance
     for direction in _directions(seen.shape):
-        J = loss_along(thing, name, direction)
+        J = student.loss_along(thing, name, direction)
         rounding = tol.KAPPA * p.u * abs(J(0.0))
         scale = float(np.linalg.norm(seen)) / np.sqrt(seen.size)
         good_enough = np.sqrt(p.u) * scale
@@ -88,6 +129,7 @@ def _parameter(thing, name: str, value: np.ndarray, gradients: dict) -> Result:
         if not abs(along - d.value) <= d.bound + own:
             d = differences.near_kinks(J, rounding, tol.KINK_BOUND, good_enough, coarse)
         limit, error = d.bound + own, abs(along - d.value)
+        along_all.append((along, d.value, limit))
         ratio = error / limit if limit else float(error > 0)
         typical = max(scale, abs(along), abs(d.value))
         outcome = FAIL if not ratio <= 1 else PASS if limit < p.resolution * typical or not limit else CANNOT_TELL
@@ -102,9 +144,27 @@ def _parameter(thing, name: str, value: np.ndarray, gradients: dict) -> Result:
         worst = e if worst is None or (e.outcome == FAIL, e.ratio) > (worst.outcome == FAIL, worst.ratio) else worst
     outcome = FAIL if counts[FAIL] else PASS if counts[PASS] else CANNOT_TELL
     reason = "" if outcome == PASS else worst.rule if outcome == FAIL else "no direction could be resolved"
+    if outcome == FAIL and (told := _factor(along_all)):
+        reason = f"all of this gradient {told}"
     seen_by = Sight(min(sights), statistics.median(sights), max(sights), len(sights)) if sights else None
     made = Result(id_, p.name, outcome, sum(counts.values()), counts[CANNOT_TELL], failed=counts[FAIL], worst=worst, reason=reason)
     return replace(made, sight=seen_by, ratios=tuple(sorted(ratios)))
+
+
+def _factor(seen: list[tuple[float, float, float]]) -> str:
+    """What a gradient is off by in every direction, in words, where that is one whole number or one over it; else empty."""
+    resolved = [q for q in seen if abs(q[1]) > q[2]]
+    if len(resolved) < 2:
+        return ""  # one number is off by some factor always
+    along, value, _ = max(resolved, key=lambda q: abs(q[1]) / q[2])
+    found = along / value
+    n = round(found) if abs(found) >= 1 else round(1 / found) if found else 0
+    factor = n if abs(found) >= 1 else 1 / n if n else 0
+    if factor in (0, 1) or any(abs(a - factor * v) > (1 + abs(factor)) * limit for a, v, limit in seen):
+        return ""
+    if factor == -1:
+        return "has the opposite sign"
+    return f"is {n} times what it should be: a sum for a mean?" if abs(found) > 1 else f"is 1/{n} of what it should be: a mean for a sum?"
 
 
 def _directions(shape: tuple[int, ...]):

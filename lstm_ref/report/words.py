@@ -187,7 +187,7 @@ def why(r: dict) -> str:
 _KEEP = "keep what the backward pass needs in what `pullback` returns, or compute it from the inputs that `vjp` is given, not in the object"
 STATE_HINTS = {
     "state.interleaved": _KEEP,
-    "state.two_instances": "keep caches in the instance, not in the class or the module",
+    "state.two_instances": "keep nothing from call to call, in the class or the module or in the instance",
     "state.second_backward": "do not consume or overwrite the cache",
     "state.repeat": "start sums at zero in every call, and draw nothing at random",
     "state.inputs_unmutated": "work on copies",
@@ -228,7 +228,7 @@ def failure(r: Result, target: str, layout: Layout | None = None, file: str | No
     if e is None or e.candidate is None:
         lines.append(f"  {r.reason or (e.rule if e else '')}")
     else:
-        where = place(e)
+        where = place(e) if r.where is not None else ""  # of an object with params of its own nothing is known of axes
         name = "gradients" if not r.id.startswith("forward") else "outputs"
         key = entry(e)
         lines.append(f'  worst      {name}["{e.quantity}"]{key[len(e.quantity) :]}' + (f"  ({where})" if where else ""))
