@@ -381,7 +381,7 @@ def answer(call: Call, returned, where: str, due: tuple[str, ...], read: tuple[s
             if array.dtype.kind in NUMBERS or array.dtype.name == "bfloat16":
                 raw[name] = array
         if fault is not None:
-            faults |= _faults(call, name, due, fault)
+            faults |= _faults(call, name, due, fault, name in raw)
     arrays = decode(layout, good, call.shapes)
     if missing := [k for k in due if k not in arrays and k not in faults]:
         what = "output" if where == "forward" else "gradient of"
@@ -393,13 +393,16 @@ def answer(call: Call, returned, where: str, due: tuple[str, ...], read: tuple[s
     return Answer(arrays, faults, raw)
 
 
-def _faults(call: Call, name: str, due: tuple[str, ...], fault: Finding) -> dict[str, Finding]:
-    """What is wrong with an array that came back, for every textbook block in it; nothing where it is declared as not provided."""
+def _faults(call: Call, name: str, due: tuple[str, ...], fault: Finding, numeric: bool) -> dict[str, Finding]:
+    """What is wrong with an array that came back, for every textbook block in it; nothing where it is declared as not provided, or
+    has the name of something optional and holds no numbers: that is a key of the candidate's own."""
     layout = call.candidate.layout
     blocks = blocks_in(layout, name, tuple(call.shapes))
     if all(f"{plain(k)}_gradient" in call.candidate.supports.missing for k in blocks):
         return {}  # what is declared as not provided may be anything
     of_lstm = [k for k in blocks if k not in due and k in (*LAYER_OUTPUTS, *MODEL_INTERMEDIATES)]
+    if of_lstm and not numeric:
+        return {}
     if of_lstm:
         fault.sentence += f"; leave {name} out, or rename it if it is no {of_lstm[0]} of an LSTM"
     return dict.fromkeys(blocks, fault)
