@@ -230,6 +230,85 @@ def test_a_variant_fails_forward_only_and_is_named():
     assert verdict.gradients == "pass"
 
 
+class OneRow(Misdeclared):
+    """The first case of it has one row, and so speaks for sizes of one too."""
+
+    supports = {"B": 1}
+
+
+class OneRowAndWrong(MisdeclaredAndWrong):
+    supports = {"B": 1}
+
+
+def test_a_forward_failure_that_a_declaration_explains_fails_nothing_else():
+    verdict = verify(OneRow, only="forward.*,sizes.*")
+    assert [r.id for r in verdict.failures()] == ["forward.h"], [(r.id, r.reason) for r in verdict.failures()]
+    assert verdict.gradients == "pass"
+    wrong = verify(OneRowAndWrong, only="forward.*,grad.*")
+    shown = {r.id: r.counterexample for r in wrong.failures()}
+    assert shown["forward.h"] is None
+    assert shown["grad.b_f.autodiff"].primary
+
+
+def test_an_output_is_not_called_a_gradient_where_a_group_of_cases_shows_it():
+    class LongStates(CellByCell):
+        def pullback(self, p):
+            outputs, pull = super().pullback(p)
+            h = outputs["h"] * (1.5 if len(p["x"]) >= 6 else 1)
+            return {**outputs, "h": h}, pull
+
+    long = next(r for r in verify(LongStates, only="forward.*,sizes.*").failures() if r.id == "sizes.long")
+    assert 'worst      outputs["h"]' in words.failure(long, "mine")
+
+
+class Backwards(CellByCell):
+    """Right, but that it runs from the last step to the first."""
+
+    def pullback(self, p):
+        outputs, pull = super().pullback({**p, "x": p["x"][::-1]})
+
+        def back(s):
+            last = (np.arange(len(s["h"])) == 0)[:, None, None] * s.get("h_T", 0)
+            g = pull({"h": (s["h"] + last)[::-1], "c_T": s["c_T"]})
+            return {**g, "x": g["x"][::-1]}
+
+        return {"h": outputs["h"][::-1], "h_T": outputs["h"][-1], "c_T": outputs["c_T"]}, back
+
+
+class WithRelu(CellByCell):
+    def cell(self, p, x, h, c):
+        z = np.hstack([h, x])
+        f, i, o = (self.sigmoid(z @ p[f"W_{k}"].T + p[f"b_{k}"]) for k in "fio")
+        c = f * c + i * np.maximum(z @ p["W_c"].T + p["b_c"], 0)
+        return o * np.tanh(c), c, (z, f, i, o, None, c, None)
+
+
+class CoupledToForget(CellByCell):
+    def cell(self, p, x, h, c):
+        z = np.hstack([h, x])
+        f, o = (self.sigmoid(z @ p[f"W_{k}"].T + p[f"b_{k}"]) for k in "fo")
+        c = f * c + (1 - f) * np.tanh(z @ p["W_c"].T + p["b_c"])
+        return o * np.tanh(c), c, (z, f, 1 - f, o, None, c, None)
+
+
+@pytest.mark.parametrize(
+    ("candidate", "line"),
+    [(Backwards, "direction='reverse'"), (WithRelu, "activation='relu'"), (CoupledToForget, "coupled='i', idle_gate=True")],
+)
+def test_a_variant_without_arrays_of_its_own_is_looked_for(candidate, line):
+    face = plug(candidate)[0]
+    told = words.identified(reading.find(face, FLOAT64), face)
+    assert f"write variant = dict({line}) in the class" in told
+
+
+def test_what_runs_in_reverse_and_says_so_is_as_declared():
+    class Declared(Backwards):
+        variant = {"direction": "reverse"}
+
+    face = plug(Declared)[0]
+    assert words.identified(reading.find(face, FLOAT64), face) == "the forward pass is that of the LSTM as it is declared"
+
+
 def test_identify_finds_gates_taken_for_one_another():
     found = reading.find(plug(WrongGateOrder)[0], FLOAT64)
     assert "W_i and b_i for gate f" in found.words

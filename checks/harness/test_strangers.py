@@ -208,6 +208,24 @@ def test_a_hidden_state_without_a_cell_state_has_its_gradient_judged():
     assert told == 'h is what it would be with c0 zero: c0 ignored. If that is meant, declare supports = {"c0": False}'
 
 
+def test_a_wrong_number_is_shown_rather_than_the_nan_that_it_grows_to():
+    class Grows(HiddenStateOnly):
+        def pullback(self, q):
+            outputs, back = super().pullback(q)
+            T = q["x"].shape[1]
+            return outputs, lambda s: {**(g := back(s)), "h0": g["h0"] * (np.nan if T >= 7 else 1.5 if T > 1 else 1)}
+
+    verdict = verify(Grows)
+    found = {r.id: r for r in verdict.results}
+    assert verdict.forward == "pass"
+    assert found["forward.c_T"].outcome == found["law.time_split"].outcome == "not provided"
+    assert found["contract.finite"].outcome == "fail"
+    shown = next(r.counterexample for r in verdict.failures() if r.counterexample and r.counterexample.primary)
+    assert shown.check == "grad.h0.autodiff"
+    assert shown.spec.sizes.T == 2
+    assert np.isfinite(shown.evidence.candidate)
+
+
 class InSinglePrecision(CellByCell):
     """Right, but float64 is computed in float32."""
 

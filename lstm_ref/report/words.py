@@ -13,7 +13,7 @@ from ..candidates.load import KINDS
 from ..judgement.manifest import CHECKS
 from ..judgement.tolerances import PRECISIONS
 from ..judgement.verdict import EXPECTED, FAIL, PASS, UNEXPECTED, Counterexample, Evidence, Result, Verdict
-from ..reference.symbols import EQUATIONS
+from ..reference.symbols import EQUATIONS, LAYER_OUTPUTS
 
 SHOWN = 3  # explanations of one failure
 AXES = {
@@ -229,7 +229,7 @@ def failure(r: Result, target: str, layout: Layout | None = None, file: str | No
         lines.append(f"  {r.reason or (e.rule if e else '')}")
     else:
         where = place(e)
-        name = "gradients" if not r.id.startswith("forward") else "outputs"
+        name = "outputs" if _of_forward(r.id, e) else "gradients"
         key = entry(e)
         lines.append(f'  worst      {name}["{e.quantity}"]{key[len(e.quantity) :]}' + (f"  ({where})" if where else ""))
         lines.append(f"  candidate  {e.candidate!r}")
@@ -256,6 +256,11 @@ def failure(r: Result, target: str, layout: Layout | None = None, file: str | No
         if file:
             lines += ["", f"  again: lstm-ref replay {file} --lstm {shlex.quote(target)}"]
     return "\n".join(lines)
+
+
+def _of_forward(check: str, e: Evidence) -> bool:
+    """Whether what failed is an output of the forward pass and not a gradient: any check but one of a gradient may say so."""
+    return check.startswith("forward") or (not check.startswith(("grad", "inter")) and e.quantity in (*LAYER_OUTPUTS, "J"))
 
 
 def _constant_ratio(e: Evidence) -> str:
@@ -294,9 +299,7 @@ def snippet(c: Counterexample, layout: Layout) -> str:
         lines.append(f"# {c.check} compares several such calls: see lstm-ref replay")
     elif e.candidate is not None and e.index:
         due = e.autodiff if e.autodiff is not None else e.difference
-        lines.append(
-            f"# textbook {'outputs' if c.check.startswith('forward') else 'gradients'} {entry(e)}: seen {e.candidate!r}, due {due!r}"
-        )
+        lines.append(f"# textbook {'outputs' if _of_forward(c.check, e) else 'gradients'} {entry(e)}: seen {e.candidate!r}, due {due!r}")
     return "\n".join(lines)
 
 
