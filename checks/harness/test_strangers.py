@@ -13,6 +13,7 @@ from lstm_ref.judgement.judge import Bench, judge, measure_precision
 from lstm_ref.reference.symbols import Sizes
 from lstm_ref.report import words
 
+from .planted import layer
 from .strangers import MISBEHAVING, RIGHT, CellByCell, Hangs, HiddenStateOnly, KerasStyle, WrongGateOrder
 
 
@@ -98,6 +99,71 @@ def test_one_of_two_weight_arrays_in_a_lower_precision_is_told_as_that():
     precise = "No gradient is wrong: what fails is the precision that they are computed in"
     assert precise in words.meaning(verdict)
     assert precise not in words.meaning(verify(InSinglePrecisionAndWrong, only="grad.*,numerics.effective_precision"))
+
+
+class InSinglePrecision(CellByCell):
+    """Right, but float64 is computed in float32."""
+
+    def pullback(self, p):
+        outputs, pull = super().pullback({k: v.astype(np.float32) for k, v in p.items()})
+
+        def widened(arrays):
+            return {k: v.astype(np.float64) for k, v in arrays.items()}
+
+        return widened(outputs), lambda s: widened(pull({k: v.astype(np.float32) for k, v in s.items()}))
+
+
+def _in_float32(q):
+    return q.astype(np.float32).astype(q.dtype)
+
+
+class CoarseCache(CellByCell):
+    """Right, but what is kept for the way back is kept in float32."""
+
+    def cell(self, p, x, h, c):
+        h, c, kept = super().cell(p, x, h, c)
+        return h, c, tuple(map(_in_float32, kept))
+
+
+class CoarseStart(CellByCell):
+    """Right, but dh0 passes through float32."""
+
+    def pullback(self, p):
+        outputs, pull = super().pullback(p)
+        return outputs, lambda s: {**(g := pull(s)), "h0": _in_float32(g["h0"])}
+
+
+class OffByAShare(CellByCell):
+    """Wrong: bias gradients are 1 + 1e-9 times what is due."""
+
+    def pullback(self, p):
+        outputs, pull = super().pullback(p)
+        return outputs, lambda s: {k: v * (1 + 1e-9) if k[0] == "b" else v for k, v in pull(s).items()}
+
+
+SLOPE = "dc[t] = dh[t] * o[t] * (1 - tanh_c[t] ** 2) + dc_next"
+OffByAConstant = layer((SLOPE, SLOPE.replace("** 2)", "** 2 + 1e-8)")))  # input value
+
+
+COARSE = [(CoarseCache, "every gradient"), (CoarseStart, "dh0"), (InSinglePrecision, "everything")]
+
+
+@pytest.mark.parametrize(("candidate", "coarse"), COARSE)
+def test_rounding_to_float32_is_told_from_a_small_error(candidate, coarse):
+    verdict = verify(candidate, only="grad.*.autodiff,law.*,numerics.effective_precision")
+    assert [r.id for r in verdict.failures()] == ["numerics.effective_precision"]
+    assert verdict.failures()[0].reason.startswith(f"{coarse} is computed in float32")
+
+
+@pytest.mark.parametrize(("candidate", "wrong"), [(OffByAShare, "b_o"), (OffByAConstant, "W_f")])
+def test_a_small_error_is_not_called_float32(candidate, wrong):
+    face = plug(candidate)[0]
+    bench = Bench(face, tol.PRECISIONS["float64"], face.make())
+    ordinary = [bench.case(cases.CORNERS[k]) for k in (0, 4, 8)]
+    assert measure_precision(bench, ordinary).outcome == "pass"
+    assert not bench.lower
+    found = judge(bench, ordinary[0], with_differences=False).evidence
+    assert found[f"grad.{wrong}.autodiff"].outcome == "fail"
 
 
 def test_a_backward_pass_that_raises_leaves_the_forward_pass_right():
@@ -224,18 +290,6 @@ def test_a_wrong_number_is_shown_rather_than_the_nan_that_it_grows_to():
     assert shown.check == "grad.h0.autodiff"
     assert shown.spec.sizes.T == 2
     assert np.isfinite(shown.evidence.candidate)
-
-
-class InSinglePrecision(CellByCell):
-    """Right, but float64 is computed in float32."""
-
-    def pullback(self, p):
-        outputs, pull = super().pullback({k: v.astype(np.float32) for k, v in p.items()})
-
-        def widened(arrays):
-            return {k: v.astype(np.float64) for k, v in arrays.items()}
-
-        return widened(outputs), lambda s: widened(pull({k: v.astype(np.float32) for k, v in s.items()}))
 
 
 class InSinglePrecisionAndWrong(InSinglePrecision):

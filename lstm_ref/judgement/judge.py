@@ -14,7 +14,7 @@ from ..candidates import contract, layout
 from ..candidates.contract import Answer, Candidate, Finding
 from ..cases import Case, Spec
 from ..reference.symbols import LAYER_INTERMEDIATES, LAYER_OUTPUTS, WEIGHTS
-from ..reference.variant import plain
+from ..reference.variant import DATA, plain
 from ..truth import autodiff, differences, variants
 from . import parts
 from . import tolerances as tol
@@ -445,30 +445,31 @@ def measure_precision(bench: Bench, cases: list[Case]) -> Evidence:
     """Find the blocks that the candidate computes in a lower precision than its dtype, and judge them at that from now on.
 
     A block counts when in every one of these cases it fails at the dtype's own precision, passes at the lower one, and
-    looks computed in it; where h or the loss does, every block counts. Raises Finding when a call runs out of time.
+    looks computed in it, and its errors are other ones where the numbers are a little different; where h or the loss does, every
+    block counts. Raises Finding when a call runs out of time.
     """
     p, lower = bench.precision, tol.PRECISIONS.get(LOWER.get(bench.precision.name, ""))
     if lower is None:
         return Evidence(PASS)
     votes: dict[str, list[bool]] = {}
-    for case in cases:
-        point = Point(bench, case.inputs, case.cotangents)
-        try:
-            outputs, gradients = contract.run(contract.prepare(bench.candidate, case.inputs, p.dtype), bench.instance, case.cotangents)
-        except Finding as finding:
-            if finding.check == "contract.time":
-                raise
-            return Evidence(PASS)  # contract.call will say it
-        blocks = [(k, v, point.truth.values[k], k) for k, v in outputs.arrays.items()]
-        blocks += [(k, v, point.truth.gradients[k], f"d{k}") for k, v in gradients.arrays.items() if k in point.truth.gradients]
-        for k, seen, due, key in blocks:
-            condition = point.conditions[key]
-            own = compare(k, seen, due, condition, p).outcome == FAIL
-            passes = compare(k, seen, due, condition, p, lower.u).outcome != FAIL
-            P = case.inputs["h0"].shape[-1] if plain(k) in WEIGHTS else 0
-            parts = [(seen[:, :P], due[:, :P]), (seen[:, P:], due[:, P:])] if P else [(seen, due)]  # W_h and W_x may be two arrays
-            votes.setdefault(key, []).append(own and passes and any(looks_like(*part, lower.dtype, lower.u) for part in parts))
-    bench.lower = {key: lower for key, v in votes.items() if all(v)}
+    answers = []
+    try:
+        for case in cases:
+            point, blocks = _answers(bench, case)
+            answers.append(blocks)
+            for k, seen, due, key in blocks:
+                condition = point.conditions[key]
+                own = compare(k, seen, due, condition, p).outcome == FAIL
+                passes = compare(k, seen, due, condition, p, lower.u).outcome != FAIL
+                P = case.inputs["h0"].shape[-1] if plain(k) in WEIGHTS else 0
+                parts = [(seen[:, :P], due[:, :P]), (seen[:, P:], due[:, P:])] if P else [(seen, due)]  # W_h and W_x may be two arrays
+                votes.setdefault(key, []).append(own and passes and any(looks_like(*part, lower.dtype, lower.u) for part in parts))
+        rounded = _rounded(bench, cases, answers, {key for key, v in votes.items() if all(v)}, lower.u)
+    except Finding as finding:
+        if finding.check == "contract.time":
+            raise
+        return Evidence(PASS)  # contract.call will say it
+    bench.lower = {key: lower for key in votes if key in rounded}
     if {"h", "J"} & set(bench.lower):
         bench.lower = dict.fromkeys(votes, lower)  # gradients are formed from what the forward pass left
     if not bench.lower:
@@ -478,6 +479,44 @@ def measure_precision(bench: Bench, cases: list[Case]) -> Evidence:
     names = "everything" if len(bench.lower) == len(votes) else names
     sentence = f"{names} is computed in {lower.name}, though {p.name} goes in and comes out; judged as {lower.name} from here on"
     return Evidence(FAIL, np.inf, names, rule=sentence)
+
+
+def _answers(bench: Bench, case: Case) -> tuple[Point, list[tuple]]:
+    """A case, and every block that the candidate gives there: its name, what is seen, what is due, the key of its condition."""
+    point = Point(bench, case.inputs, case.cotangents)
+    call = contract.prepare(bench.candidate, case.inputs, bench.precision.dtype)
+    outputs, gradients = contract.run(call, bench.instance, case.cotangents)
+    blocks = [(k, v, point.truth.values[k], k) for k, v in outputs.arrays.items()]
+    blocks += [(k, v, point.truth.gradients[k], f"d{k}") for k, v in gradients.arrays.items() if k in point.truth.gradients]
+    return point, blocks
+
+
+def _rounded(bench: Bench, cases: list[Case], answers: list[list], keys: set[str], u: float) -> set[str]:
+    """Of these blocks, those whose errors are rounding: near by, where every number is a few roundings away, they are other ones.
+    An error of mathematics is nearly the same there, however small it is."""
+    found: set[str] = set()
+    for case, here in zip(cases, answers, strict=True):
+        if keys <= found:
+            break
+        before, after = (
+            {key: seen - due for _, seen, due, key in blocks if key in keys - found}
+            for blocks in (here, _answers(bench, _moved(case, tol.MOVED * u, bench.precision.dtype))[1])
+        )
+        changed = (k for k in before if k in after and np.linalg.norm(after[k] - before[k]) > tol.SAME_ERROR * np.linalg.norm(before[k]))
+        found |= set(changed)
+    return found
+
+
+def _moved(case: Case, by: float, dtype: np.dtype) -> Case:
+    """The case with every number multiplied by 1 plus up to `by`, no less than by half of it."""
+    rng = np.random.default_rng(case.spec.seed)
+
+    def moved(k: str, q: np.ndarray) -> np.ndarray:
+        still = q.dtype.kind == "i" or k in DATA  # masks are ones and zeros
+        return q if still else (q * (1 + by * rng.uniform(0.5, 1, q.shape))).astype(dtype).astype(np.float64)
+
+    inputs, cotangents = ({k: moved(k, v) for k, v in part.items()} for part in (case.inputs, case.cotangents))
+    return replace(case, inputs=inputs, cotangents=cotangents)
 
 
 def truth_holds(bench: Bench, case: Case, name: str, index: tuple[int, ...]) -> bool:
