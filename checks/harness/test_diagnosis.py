@@ -90,6 +90,13 @@ def test_right_term_comes_first_on_the_bank():
     assert len(missed) <= 0.03 * len(sample), missed
 
 
+def test_mistakes_beside_the_bank_are_named():
+    beside = [m for m in mutants.known() if m not in BANK]
+    assert beside
+    assert len({m.id for m in mutants.known()}) == len(BANK) + len(beside)
+    assert not [m.id for m in beside if m.words not in [text for _, text in explain(candidate(m), FLOAT64).names]]
+
+
 def test_pairs_of_edges_are_found():
     rng, good, total = np.random.default_rng(5), 0, 15
     for _ in range(total):
@@ -361,6 +368,36 @@ def test_a_loss_of_another_reduction_fails_once_with_the_reduction_to_write(cand
     assert [r.id for r in verdict.failures()] == ["forward.J"]
     assert f"write reduction = '{reduction}' in the class" in verdict.failures()[0].reason
     assert f"reduction = '{reduction}'" in words.identified(reading.find(plug(candidate)[0], FLOAT64), plug(candidate)[0])
+
+
+class SummedGradients(MeanLoss):
+    """The loss is a mean, its gradients are of the sum."""
+
+    def loss_and_gradients(self, p):
+        J, gradients = super().loss_and_gradients(p)
+        return J, {k: v * p["y"].size for k, v in gradients.items()}
+
+
+def test_gradients_of_a_sum_where_the_loss_is_a_mean_are_called_that():
+    told = [(f.edges[0].id, f.wrong) for f in explain(plug(SummedGradients)[0], FLOAT64).fits]
+    assert ("dv", ("summed over batch and time where a mean is due",)) in told
+
+
+def test_what_nothing_explains_is_said_to_be_that():
+    class Noisy(MeanLoss):
+        def loss_and_gradients(self, p):
+            J, gradients = super().loss_and_gradients(p)
+            return J, {k: v * (1 + np.sin(np.arange(v.size)).reshape(v.shape) / 64) for k, v in gradients.items()}
+
+    class Columns(CellByCell):
+        def pullback(self, p):
+            outputs, pull = super().pullback(p)
+            return outputs, lambda s: {k: v[:, None] if k[0] == "b" else v for k, v in pull(s).items()}
+
+    verdict = verify(Noisy, only="grad.W_f.autodiff")
+    assert words.explanation(verdict) == "diagnosis: no single term explains these gradients"
+    assert verdict.explanation.failing == ("W_f",)
+    assert not words.explanation(verify(Columns, only="contract.*,grad.b_f.autodiff"))
 
 
 def test_the_mean_over_the_weights_is_a_reduction():

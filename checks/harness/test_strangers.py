@@ -220,7 +220,9 @@ class BothBiases(HalfOfTwoBiases):
 
 
 def test_each_of_two_biases_is_judged_by_both_truths():
-    wrong = {r.id: r for r in verify(HalfOfTwoBiases, only="grad.b_*").failures()}
+    verdict = verify(HalfOfTwoBiases, only="grad.b_*")
+    wrong = {r.id: r for r in verdict.failures()}
+    assert "the gradient of bias_hh, the second of two biases, is missing (B:biases)" in words.explanation(verdict)
     assert {"grad.b_f.autodiff", "grad.b_f.differences"} <= set(wrong)
     assert "bias_hh" in wrong["grad.b_f.autodiff"].worst.quantity
     assert "bias_hh" in wrong["grad.b_f.differences"].worst.quantity

@@ -25,6 +25,15 @@ WEIGHT_AXES = ("unit", "column")
 STACKED_AXES = ("layer · direction", "b", "unit")  # of states, where there are several of them; counted from 0
 
 
+OF_VARIANTS = {  # the gradients of arrays that a variant has of its own: no equation of the textbook holds them
+    "p_f": "dp_f = Σ_{t,b} da_f ⊙ c_{t-1}",
+    "p_i": "dp_i = Σ_{t,b} da_i ⊙ c_{t-1}",
+    "p_o": "dp_o = Σ_{t,b} da_o ⊙ c_t",
+    "gain": "dgain_k = Σ_{t,b} da_k ⊙ (u − mean u)/√(var u + ε)  with u = W_k z_t",
+    "W_r": "dW_r = Σ_{t,b} dh_t (o ⊙ output(c_t))ᵀ",
+}
+
+
 def number(q: float | None) -> str:
     return "–" if q is None else f"{q:.6g}"
 
@@ -247,8 +256,9 @@ def failure(r: Result, target: str, layout: Layout | None = None, file: str | No
         lines.append(f"  case       {sizes(r.where.sizes)}, {r.where.regime}, seed {r.where.seed}")
     if r.reason and e is not None and e.candidate is not None and r.reason != e.rule:
         lines.append("  " + r.reason.removeprefix(f"{r.worst.rule}; "))
-    for label in r.equations[:3]:
-        lines.append(f"  ({label})  {EQUATIONS[label]}")
+    shown = [f"  {OF_VARIANTS[k]}" for k in (r.id.split(".")[1], r.id.split(".")[1].partition("_")[0]) if k in OF_VARIANTS]
+    shown += [f"  ({label})  {EQUATIONS[label]}" for label in r.equations]
+    lines += shown[:3]
     if c is not None:
         lines.append(f"  smallest case found: {sizes(c.spec.sizes)}" + ("" if c.primary else ", the one above"))
         if layout is not None and c.primary:
