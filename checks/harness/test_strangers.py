@@ -1,6 +1,7 @@
 """LSTMs as other people write them: the right ones pass, the bad ones get a named finding and a sentence."""
 
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from lstm_ref import cases, verify
 from lstm_ref.candidates.load import plug
 from lstm_ref.candidates.reference import ReferenceLayer
+from lstm_ref.judgement import run
 from lstm_ref.judgement import tolerances as tol
 from lstm_ref.judgement.judge import Bench, judge, measure_precision
 from lstm_ref.reference.symbols import Sizes
@@ -85,6 +87,22 @@ def test_a_candidate_may_declare_that_its_calls_are_slow():
     verdict = verify(Slow)
     assert time.monotonic() - began < 5
     assert "within 0.2 s" in next(r.reason for r in verdict.results if r.id == "contract.time")
+
+
+@pytest.mark.parametrize(("slow", "whose"), [("candidate", "the candidate is slow"), ("oracle", "judging it is slow")])
+def test_the_note_says_whose_time_it_was(monkeypatch, slow, whose):
+    """Either the candidate's calls or the noise of the oracle are made slow."""
+
+    class Sleepy(CellByCell):
+        def pullback(self, p):
+            time.sleep(0.01 if slow == "candidate" else 0)
+            return super().pullback(p)
+
+    noisy_run = tol.noisy_run
+    monkeypatch.setattr(tol, "noisy_run", lambda *args: time.sleep(0.1 if slow == "oracle" else 0) or noisy_run(*args))
+    monkeypatch.setitem(run.PROFILES, "quick", replace(run.PROFILES["quick"], draws=1, extras=0.2))
+    verdict = verify(Sleepy, only="grad.*,forward.*")
+    assert any(f"judged by autodiff alone: {whose}, and quick spends 0.2 s" in note for note in verdict.notes), verdict.notes
 
 
 def test_one_of_two_weight_arrays_in_a_lower_precision_is_told_as_that():

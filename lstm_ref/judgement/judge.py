@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -38,7 +40,7 @@ class Bench:
     that are computed in a lower precision, where its forward pass is complex-safe, what it returns, and how often
     differences have refuted a gradient. Where its forward pass is not the textbook's (`textbook`), conditions are another
     function's, and every entry is granted the largest of all blocks. Of a batch that is too large for memory, truth and condition
-    take so many `rows` at a time."""
+    take so many `rows` at a time. `oracle_seconds` is how long truth and conditions took."""
 
     candidate: Candidate
     precision: Precision
@@ -49,6 +51,14 @@ class Bench:
     refuted: dict[str, int] = field(default_factory=dict)
     textbook: bool = True
     rows: int | None = None
+    oracle_seconds: float = 0.0
+
+    @contextmanager
+    def ours(self) -> Iterator[None]:
+        """What runs in it is the time of the oracle, not of the candidate."""
+        began = time.monotonic()
+        yield
+        self.oracle_seconds += time.monotonic() - began
 
     def case(self, spec: Spec) -> Case:
         """The arrays of a case for this candidate."""
@@ -90,11 +100,14 @@ class Point:
         """The oracle, which computes while the candidate and the noise do."""
         if self.rows is not None:
             return lambda: parts.truth(self.seen, self.cotangents, self.rows)
-        return variants.begun(self.bench.candidate.variant, self.seen, self.cotangents)
+        with self.bench.ours():
+            return variants.begun(self.bench.candidate.variant, self.seen, self.cotangents)
 
     @cached_property
     def truth(self) -> autodiff.Truth:
-        return self.under_way()
+        under_way = self.under_way
+        with self.bench.ours():
+            return under_way()
 
     @cached_property
     def lanes(self) -> tol.Lanes:
@@ -106,9 +119,10 @@ class Point:
 
     def _noise(self, sigmoid_tail: bool) -> tol.Lanes:
         candidate = self.bench.candidate
-        return tol.noisy_run(
-            self.seen, self.cotangents, self.bench.arithmetic, sigmoid_tail, candidate.layout.forget_bias, candidate.variant
-        )
+        with self.bench.ours():
+            return tol.noisy_run(
+                self.seen, self.cotangents, self.bench.arithmetic, sigmoid_tail, candidate.layout.forget_bias, candidate.variant
+            )
 
     @cached_property
     def conditions(self) -> dict[str, Condition]:
@@ -132,7 +146,8 @@ class Point:
 
     def _in_parts(self, sigmoid_tail: bool) -> parts.Conditions:
         own = (self.rows, sigmoid_tail, self.bench.candidate.layout.forget_bias)
-        return parts.conditions(self.seen, self.cotangents, self.bench.arithmetic, *own)
+        with self.bench.ours():
+            return parts.conditions(self.seen, self.cotangents, self.bench.arithmetic, *own)
 
     @property
     def loss(self) -> tuple[np.ndarray, float]:

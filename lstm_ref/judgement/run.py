@@ -192,7 +192,9 @@ def _judge_all(target, faces, profile, dtype, seed, sheet, began, progress, decl
     results = _with_counterexamples(target, results, sheet, benches, dtype, profile)
     self_consistent = any(r.id.endswith(".autodiff") and r.reason.startswith("blocked by forward.") for r in results)
     if sheet.unasked:
-        slow = f"the candidate is slow, and {profile.name} spends {profile.extras:g} s on differences, laws and state"
+        judging = "judging this variant" if any(not b.candidate.variant.textbook for b in benches) else "judging it"
+        whose = judging if sheet.oracle_seconds > sheet.extras / 2 else "the candidate"
+        slow = f"{whose} is slow, and {profile.name} spends {profile.extras:g} s on differences, laws and state"
         stopped = (*stopped, f"{sheet.unasked} cases were judged by autodiff alone: {slow}")
     if dtype in COARSE and any(r.outcome == NOT_PROVIDED and "too coarse" in r.reason for r in results):
         stopped = (*stopped, f"{dtype} is too coarse for differences: autodiff alone judged the gradients")
@@ -270,8 +272,11 @@ def _judge_one(sheet: Sheet, bench: Bench, spec: Spec, n: int, profile: Profile)
     if asked and bench.textbook and profile.extras and sheet.extras > profile.extras:
         asked = with_differences = with_laws = with_state = False
         sheet.unasked += 1
+    ours = bench.oracle_seconds
     evidence = evidence_of(bench, spec, sheet.needs, with_differences, with_laws, with_state)
-    sheet.extras += time.monotonic() - began if asked else 0.0
+    if asked:
+        sheet.extras += time.monotonic() - began
+        sheet.oracle_seconds += bench.oracle_seconds - ours
     for check, e in evidence.items():
         sheet.add(check, e, spec, bench.candidate.model, corner)
     sheet.judged += 1

@@ -105,6 +105,7 @@ class Sheet:
     def __init__(self, checks: dict[str, Check], wanted: set[str], due: set[str]):
         self.checks, self.wanted, self.due, self.judged = checks, wanted, due, 0
         self.extras, self.unasked = 0.0, 0  # seconds of cases with differences, laws or state; cases that went without
+        self.oracle_seconds = 0.0  # of these seconds, the oracle's
         self.streamed = False  # whether every case was judged that was to be
         self.always = ("contract", "forward", "grad") if wanted & set(GROUPS) else ("contract", "forward")
         self.reading = ""  # the variant that the forward pass is, where it is none of the textbook
