@@ -101,7 +101,7 @@ def test_the_note_says_whose_time_it_was(monkeypatch, slow, whose):
     noisy_run = tol.noisy_run
     monkeypatch.setattr(tol, "noisy_run", lambda *args: time.sleep(0.1 if slow == "oracle" else 0) or noisy_run(*args))
     monkeypatch.setitem(run.PROFILES, "quick", replace(run.PROFILES["quick"], draws=1, extras=0.2))
-    verdict = verify(Sleepy, only="grad.*,forward.*")
+    verdict = verify(Sleepy, only="grad.W_f.*")
     assert any(f"judged by autodiff alone: {whose}, and quick spends 0.2 s" in note for note in verdict.notes), verdict.notes
 
 

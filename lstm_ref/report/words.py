@@ -256,7 +256,8 @@ def failure(r: Result, target: str, layout: Layout | None = None, file: str | No
         lines.append(f"  case       {sizes(r.where.sizes)}, {r.where.regime}, seed {r.where.seed}")
     if r.reason and e is not None and e.candidate is not None and r.reason != e.rule:
         lines.append("  " + r.reason.removeprefix(f"{r.worst.rule}; "))
-    shown = [f"  {OF_VARIANTS[k]}" for k in (r.id.split(".")[1], r.id.split(".")[1].partition("_")[0]) if k in OF_VARIANTS]
+    array = r.id.partition(".")[2].partition(".")[0]
+    shown = [f"  {OF_VARIANTS[k]}" for k in (array, array.partition("_")[0]) if k in OF_VARIANTS]
     shown += [f"  ({label})  {EQUATIONS[label]}" for label in r.equations]
     lines += shown[:3]
     if c is not None:
