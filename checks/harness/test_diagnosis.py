@@ -11,8 +11,9 @@ from lstm_ref.candidates.layout import PRESETS
 from lstm_ref.candidates.load import plug
 from lstm_ref.candidates.reference import ReferenceLayer
 from lstm_ref.diagnosis import edges, gains, mutants, power
-from lstm_ref.diagnosis.explain import explain
+from lstm_ref.diagnosis.explain import explain, matching
 from lstm_ref.diagnosis.localise import localise
+from lstm_ref.diagnosis.probe import SIZES, probes
 from lstm_ref.judgement import reading, run, selftest
 from lstm_ref.judgement import tolerances as tol
 from lstm_ref.report import power as report
@@ -94,7 +95,7 @@ def test_mistakes_beside_the_bank_are_named():
     beside = [m for m in mutants.known() if m not in BANK]
     assert beside
     assert len({m.id for m in mutants.known()}) == len(BANK) + len(beside)
-    assert not [m.id for m in beside if m.words not in [text for _, text in explain(candidate(m), FLOAT64).names]]
+    assert not [m.id for m in beside if m.words not in [k.words for k, _ in matching(probes(candidate(m), FLOAT64, SIZES[:2]))]]
 
 
 def test_pairs_of_edges_are_found():
@@ -383,11 +384,14 @@ def test_gradients_of_a_sum_where_the_loss_is_a_mean_are_called_that():
     assert ("dv", ("summed over batch and time where a mean is due",)) in told
 
 
-def test_what_nothing_explains_is_said_to_be_that():
-    class Noisy(MeanLoss):
-        def loss_and_gradients(self, p):
-            J, gradients = super().loss_and_gradients(p)
-            return J, {k: v * (1 + np.sin(np.arange(v.size)).reshape(v.shape) / 64) for k, v in gradients.items()}
+def test_what_nothing_explains_is_said_to_be_that(monkeypatch):
+    """Numbers that are wrong where no small case shows it; arrays of another shape explain themselves."""
+    monkeypatch.setattr("lstm_ref.diagnosis.explain.diagnose", lambda face, precision: None)
+
+    class Noisy(CellByCell):
+        def pullback(self, p):
+            outputs, pull = super().pullback(p)
+            return outputs, lambda s: {**(g := pull(s)), "W_f": g["W_f"] + 1e-6 * p["W_f"]}  # input value
 
     class Columns(CellByCell):
         def pullback(self, p):
@@ -397,7 +401,7 @@ def test_what_nothing_explains_is_said_to_be_that():
     verdict = verify(Noisy, only="grad.W_f.autodiff")
     assert words.explanation(verdict) == "diagnosis: no single term explains these gradients"
     assert verdict.explanation.failing == ("W_f",)
-    assert not words.explanation(verify(Columns, only="contract.*,grad.b_f.autodiff"))
+    assert not words.explanation(verify(Columns, only="grad.b_f.autodiff"))
 
 
 def test_the_mean_over_the_weights_is_a_reduction():

@@ -1,7 +1,6 @@
 """LSTMs as other people write them: the right ones pass, the bad ones get a named finding and a sentence."""
 
 import time
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,9 +8,11 @@ import pytest
 from lstm_ref import cases, verify
 from lstm_ref.candidates.load import plug
 from lstm_ref.candidates.reference import ReferenceLayer
-from lstm_ref.judgement import run
 from lstm_ref.judgement import tolerances as tol
-from lstm_ref.judgement.judge import Bench, judge, measure_precision
+from lstm_ref.judgement.judge import Bench, fitted, judge, measure_precision
+from lstm_ref.judgement.manifest import manifest
+from lstm_ref.judgement.run import PROFILES, _judge_one, _slow, compile_oracle
+from lstm_ref.judgement.sheet import Sheet, due
 from lstm_ref.reference.symbols import Sizes
 from lstm_ref.report import words
 
@@ -89,20 +90,24 @@ def test_a_candidate_may_declare_that_its_calls_are_slow():
     assert "within 0.2 s" in next(r.reason for r in verdict.results if r.id == "contract.time")
 
 
-@pytest.mark.parametrize(("slow", "whose"), [("candidate", "the candidate is slow"), ("oracle", "judging it is slow")])
+@pytest.mark.parametrize(("slow", "whose"), [("candidate", "the candidate"), ("oracle", "judging it")])
 def test_the_note_says_whose_time_it_was(monkeypatch, slow, whose):
     """Either the candidate's calls or the noise of the oracle are made slow."""
 
     class Sleepy(CellByCell):
         def pullback(self, p):
-            time.sleep(0.01 if slow == "candidate" else 0)
+            time.sleep(0.1 if slow == "candidate" else 0)
             return super().pullback(p)
 
     noisy_run = tol.noisy_run
-    monkeypatch.setattr(tol, "noisy_run", lambda *args: time.sleep(0.1 if slow == "oracle" else 0) or noisy_run(*args))
-    monkeypatch.setitem(run.PROFILES, "quick", replace(run.PROFILES["quick"], draws=1, extras=0.2))
-    verdict = verify(Sleepy, only="grad.W_f.*")
-    assert any(f"judged by autodiff alone: {whose}, and quick spends 0.2 s" in note for note in verdict.notes), verdict.notes
+    monkeypatch.setattr(tol, "noisy_run", lambda *args: time.sleep(0.3 if slow == "oracle" else 0) or noisy_run(*args))
+    face = plug(Sleepy)[0]
+    bench = Bench(face, tol.PRECISIONS["float64"], face.make())
+    sheet = Sheet({c.id: c for c in manifest([face])}, {"law.homogeneity"}, due([face]))
+    compile_oracle(face)
+    _judge_one(sheet, bench, fitted(cases.CORNERS[0], face), 0, PROFILES["quick"])
+    assert sheet.extras > 0.3
+    assert _slow(sheet, [bench]) == whose
 
 
 def test_one_of_two_weight_arrays_in_a_lower_precision_is_told_as_that():
@@ -163,22 +168,32 @@ SLOPE = "dc[t] = dh[t] * o[t] * (1 - tanh_c[t] ** 2) + dc_next"
 OffByAConstant = layer((SLOPE, SLOPE.replace("** 2)", "** 2 + 1e-8)")))  # input value
 
 
-COARSE = [(CoarseCache, "every gradient"), (CoarseStart, "dh0"), (InSinglePrecision, "everything")]
+def measured(candidate):
+    face = plug(candidate)[0]
+    bench = Bench(face, tol.PRECISIONS["float64"], face.make())
+    ordinary = [bench.case(cases.CORNERS[k]) for k in (0, 4, 8)]
+    return bench, ordinary, measure_precision(bench, ordinary)
 
 
-@pytest.mark.parametrize(("candidate", "coarse"), COARSE)
+@pytest.mark.parametrize(
+    ("candidate", "coarse"), [(CoarseCache, "every gradient"), (InSinglePrecision, "everything"), (CoarseStart, "dh0")]
+)
 def test_rounding_to_float32_is_told_from_a_small_error(candidate, coarse):
-    verdict = verify(candidate, only="grad.*.autodiff,law.*,numerics.effective_precision")
+    bench, ordinary, told = measured(candidate)
+    assert told.rule.startswith(f"{coarse} is computed in float32")
+    found = judge(bench, ordinary[0], with_differences=False).evidence
+    assert not [k for k, e in found.items() if e.outcome == "fail"]
+
+
+def test_what_is_handed_back_coarsely_breaks_no_law():
+    verdict = verify(CoarseStart, only="law.time_split,numerics.effective_precision")
     assert [r.id for r in verdict.failures()] == ["numerics.effective_precision"]
-    assert verdict.failures()[0].reason.startswith(f"{coarse} is computed in float32")
 
 
 @pytest.mark.parametrize(("candidate", "wrong"), [(OffByAShare, "b_o"), (OffByAConstant, "W_f")])
 def test_a_small_error_is_not_called_float32(candidate, wrong):
-    face = plug(candidate)[0]
-    bench = Bench(face, tol.PRECISIONS["float64"], face.make())
-    ordinary = [bench.case(cases.CORNERS[k]) for k in (0, 4, 8)]
-    assert measure_precision(bench, ordinary).outcome == "pass"
+    bench, ordinary, told = measured(candidate)
+    assert told.outcome == "pass"
     assert not bench.lower
     found = judge(bench, ordinary[0], with_differences=False).evidence
     assert found[f"grad.{wrong}.autodiff"].outcome == "fail"
@@ -301,7 +316,7 @@ def test_a_wrong_number_is_shown_rather_than_the_nan_that_it_grows_to():
             T = q["x"].shape[1]
             return outputs, lambda s: {**(g := back(s)), "h0": g["h0"] * (np.nan if T >= 7 else 1.5 if T > 1 else 1)}
 
-    verdict = verify(Grows)
+    verdict = verify(Grows, only="contract.*,forward.*,grad.h0.*,law.time_split")
     found = {r.id: r for r in verdict.results}
     assert verdict.forward == "pass"
     assert found["forward.c_T"].outcome == found["law.time_split"].outcome == "not provided"

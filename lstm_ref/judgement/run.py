@@ -192,9 +192,7 @@ def _judge_all(target, faces, profile, dtype, seed, sheet, began, progress, decl
     results = _with_counterexamples(target, results, sheet, benches, dtype, profile)
     self_consistent = any(r.id.endswith(".autodiff") and r.reason.startswith("blocked by forward.") for r in results)
     if sheet.unasked:
-        judging = "judging this variant" if any(not b.candidate.variant.textbook for b in benches) else "judging it"
-        whose = judging if sheet.oracle_seconds > sheet.extras / 2 else "the candidate"
-        slow = f"{whose} is slow, and {profile.name} spends {profile.extras:g} s on differences, laws and state"
+        slow = f"{_slow(sheet, benches)} is slow, and {profile.name} spends {profile.extras:g} s on differences, laws and state"
         stopped = (*stopped, f"{sheet.unasked} cases were judged by autodiff alone: {slow}")
     if dtype in COARSE and any(r.outcome == NOT_PROVIDED and "too coarse" in r.reason for r in results):
         stopped = (*stopped, f"{dtype} is too coarse for differences: autodiff alone judged the gradients")
@@ -204,6 +202,13 @@ def _judge_all(target, faces, profile, dtype, seed, sheet, began, progress, decl
     kind = "self-consistency" if self_consistent else "variant" if declared else "textbook"
     verdict = _verdict(target, profile, seed, results, sheet.judged, began, kind, notes, tuple(vacuity(sheet)))
     return replace(verdict, faces=tuple(b.candidate for b in benches))
+
+
+def _slow(sheet: Sheet, benches: list[Bench]) -> str:
+    """What took most of the time of the cases with differences, laws or state."""
+    if sheet.oracle_seconds <= sheet.extras / 2:
+        return "the candidate"
+    return "judging it" if all(b.candidate.variant.textbook for b in benches) else "judging this variant"
 
 
 def compile_oracle(candidate: Candidate) -> None:
