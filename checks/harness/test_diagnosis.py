@@ -11,8 +11,9 @@ from lstm_ref.candidates.layout import PRESETS
 from lstm_ref.candidates.load import plug
 from lstm_ref.candidates.reference import ReferenceLayer
 from lstm_ref.diagnosis import edges, gains, mutants, power
-from lstm_ref.diagnosis.explain import explain
+from lstm_ref.diagnosis.explain import explain, matching
 from lstm_ref.diagnosis.localise import localise
+from lstm_ref.diagnosis.probe import SIZES, probes
 from lstm_ref.judgement import reading, run, selftest
 from lstm_ref.judgement import tolerances as tol
 from lstm_ref.report import power as report
@@ -88,6 +89,13 @@ def test_right_term_comes_first_on_the_bank():
         if found is None or not named(mutant, found):
             missed.append(mutant.id)
     assert len(missed) <= 0.03 * len(sample), missed
+
+
+def test_mistakes_beside_the_bank_are_named():
+    beside = [m for m in mutants.known() if m not in BANK]
+    assert beside
+    assert len({m.id for m in mutants.known()}) == len(BANK) + len(beside)
+    assert not [m.id for m in beside if m.words not in [k.words for k, _ in matching(probes(candidate(m), FLOAT64, SIZES[:2]))]]
 
 
 def test_pairs_of_edges_are_found():
@@ -230,6 +238,85 @@ def test_a_variant_fails_forward_only_and_is_named():
     assert verdict.gradients == "pass"
 
 
+class OneRow(Misdeclared):
+    """The first case of it has one row, and so speaks for sizes of one too."""
+
+    supports = {"B": 1}
+
+
+class OneRowAndWrong(MisdeclaredAndWrong):
+    supports = {"B": 1}
+
+
+def test_a_forward_failure_that_a_declaration_explains_fails_nothing_else():
+    verdict = verify(OneRow, only="forward.*,sizes.*")
+    assert [r.id for r in verdict.failures()] == ["forward.h"], [(r.id, r.reason) for r in verdict.failures()]
+    assert verdict.gradients == "pass"
+    wrong = verify(OneRowAndWrong, only="forward.*,grad.*")
+    shown = {r.id: r.counterexample for r in wrong.failures()}
+    assert shown["forward.h"] is None
+    assert shown["grad.b_f.autodiff"].primary
+
+
+def test_an_output_is_not_called_a_gradient_where_a_group_of_cases_shows_it():
+    class LongStates(CellByCell):
+        def pullback(self, p):
+            outputs, pull = super().pullback(p)
+            h = outputs["h"] * (1.5 if len(p["x"]) >= 6 else 1)
+            return {**outputs, "h": h}, pull
+
+    long = next(r for r in verify(LongStates, only="forward.*,sizes.*").failures() if r.id == "sizes.long")
+    assert 'worst      outputs["h"]' in words.failure(long, "mine")
+
+
+class Backwards(CellByCell):
+    """Right, but that it runs from the last step to the first."""
+
+    def pullback(self, p):
+        outputs, pull = super().pullback({**p, "x": p["x"][::-1]})
+
+        def back(s):
+            last = (np.arange(len(s["h"])) == 0)[:, None, None] * s.get("h_T", 0)
+            g = pull({"h": (s["h"] + last)[::-1], "c_T": s["c_T"]})
+            return {**g, "x": g["x"][::-1]}
+
+        return {"h": outputs["h"][::-1], "h_T": outputs["h"][-1], "c_T": outputs["c_T"]}, back
+
+
+class WithRelu(CellByCell):
+    def cell(self, p, x, h, c):
+        z = np.hstack([h, x])
+        f, i, o = (self.sigmoid(z @ p[f"W_{k}"].T + p[f"b_{k}"]) for k in "fio")
+        c = f * c + i * np.maximum(z @ p["W_c"].T + p["b_c"], 0)
+        return o * np.tanh(c), c, (z, f, i, o, None, c, None)
+
+
+class CoupledToForget(CellByCell):
+    def cell(self, p, x, h, c):
+        z = np.hstack([h, x])
+        f, o = (self.sigmoid(z @ p[f"W_{k}"].T + p[f"b_{k}"]) for k in "fo")
+        c = f * c + (1 - f) * np.tanh(z @ p["W_c"].T + p["b_c"])
+        return o * np.tanh(c), c, (z, f, 1 - f, o, None, c, None)
+
+
+@pytest.mark.parametrize(
+    ("candidate", "line"),
+    [(Backwards, "direction='reverse'"), (WithRelu, "activation='relu'"), (CoupledToForget, "coupled='i', idle_gate=True")],
+)
+def test_a_variant_without_arrays_of_its_own_is_looked_for(candidate, line):
+    face = plug(candidate)[0]
+    told = words.identified(reading.find(face, FLOAT64), face)
+    assert f"write variant = dict({line}) in the class" in told
+
+
+def test_what_runs_in_reverse_and_says_so_is_as_declared():
+    class Declared(Backwards):
+        variant = {"direction": "reverse"}
+
+    face = plug(Declared)[0]
+    assert words.identified(reading.find(face, FLOAT64), face) == "the forward pass is that of the LSTM as it is declared"
+
+
 def test_identify_finds_gates_taken_for_one_another():
     found = reading.find(plug(WrongGateOrder)[0], FLOAT64)
     assert "W_i and b_i for gate f" in found.words
@@ -282,6 +369,39 @@ def test_a_loss_of_another_reduction_fails_once_with_the_reduction_to_write(cand
     assert [r.id for r in verdict.failures()] == ["forward.J"]
     assert f"write reduction = '{reduction}' in the class" in verdict.failures()[0].reason
     assert f"reduction = '{reduction}'" in words.identified(reading.find(plug(candidate)[0], FLOAT64), plug(candidate)[0])
+
+
+class SummedGradients(MeanLoss):
+    """The loss is a mean, its gradients are of the sum."""
+
+    def loss_and_gradients(self, p):
+        J, gradients = super().loss_and_gradients(p)
+        return J, {k: v * p["y"].size for k, v in gradients.items()}
+
+
+def test_gradients_of_a_sum_where_the_loss_is_a_mean_are_called_that():
+    told = [(f.edges[0].id, f.wrong) for f in explain(plug(SummedGradients)[0], FLOAT64).fits]
+    assert ("dv", ("summed over batch and time where a mean is due",)) in told
+
+
+def test_what_nothing_explains_is_said_to_be_that(monkeypatch):
+    """Numbers that are wrong where no small case shows it; arrays of another shape explain themselves."""
+    monkeypatch.setattr("lstm_ref.diagnosis.explain.diagnose", lambda face, precision: None)
+
+    class Noisy(CellByCell):
+        def pullback(self, p):
+            outputs, pull = super().pullback(p)
+            return outputs, lambda s: {**(g := pull(s)), "W_f": g["W_f"] + 1e-6 * p["W_f"]}  # input value
+
+    class Columns(CellByCell):
+        def pullback(self, p):
+            outputs, pull = super().pullback(p)
+            return outputs, lambda s: {k: v[:, None] if k[0] == "b" else v for k, v in pull(s).items()}
+
+    verdict = verify(Noisy, only="grad.W_f.autodiff")
+    assert words.explanation(verdict) == "diagnosis: no single term explains these gradients"
+    assert verdict.explanation.failing == ("W_f",)
+    assert not words.explanation(verify(Columns, only="grad.b_f.autodiff"))
 
 
 def test_the_mean_over_the_weights_is_a_reduction():

@@ -12,10 +12,14 @@ from lstm_ref.candidates.load import load, plug
 from lstm_ref.candidates.reference import ReferenceLayer
 from lstm_ref.judgement import tolerances as tol
 from lstm_ref.judgement.judge import Bench, fitted, judge, measure_precision
+from lstm_ref.judgement.manifest import manifest
+from lstm_ref.judgement.run import PROFILES, _judge_one, _slow, compile_oracle
+from lstm_ref.judgement.sheet import Sheet, due
 from lstm_ref.judgement.state import judge_state
 from lstm_ref.reference.symbols import Sizes
 from lstm_ref.report import words
 
+from .planted import layer
 from .strangers import MISBEHAVING, RIGHT, CellByCell, Hangs, HiddenStateOnly, KerasStyle, MeanLoss, WrongGateOrder, spoilt
 
 
@@ -89,6 +93,26 @@ def test_a_candidate_may_declare_that_its_calls_are_slow():
     assert "within 0.2 s" in next(r.reason for r in verdict.results if r.id == "contract.time")
 
 
+@pytest.mark.parametrize(("slow", "whose"), [("candidate", "the candidate"), ("oracle", "judging it")])
+def test_the_note_says_whose_time_it_was(monkeypatch, slow, whose):
+    """Either the candidate's calls or the noise of the oracle are made slow."""
+
+    class Sleepy(CellByCell):
+        def pullback(self, p):
+            time.sleep(0.1 if slow == "candidate" else 0)
+            return super().pullback(p)
+
+    noisy_run = tol.noisy_run
+    monkeypatch.setattr(tol, "noisy_run", lambda *args: time.sleep(0.3 if slow == "oracle" else 0) or noisy_run(*args))
+    face = plug(Sleepy)[0]
+    bench = Bench(face, tol.PRECISIONS["float64"], face.make())
+    sheet = Sheet({c.id: c for c in manifest([face])}, {"law.homogeneity"}, due([face]))
+    compile_oracle(face)
+    _judge_one(sheet, bench, fitted(cases.CORNERS[0], face), 0, PROFILES["quick"])
+    assert sheet.extras > 0.3
+    assert _slow(sheet, [bench]) == whose
+
+
 def test_one_of_two_weight_arrays_in_a_lower_precision_is_told_as_that():
     class CoarseRecurrent(KerasStyle):
         def pullback(self, p):
@@ -101,6 +125,81 @@ def test_one_of_two_weight_arrays_in_a_lower_precision_is_told_as_that():
     precise = "No gradient is wrong: what fails is the precision that they are computed in"
     assert precise in words.meaning(verdict)
     assert precise not in words.meaning(verify(InSinglePrecisionAndWrong, only="grad.*,numerics.effective_precision"))
+
+
+class InSinglePrecision(CellByCell):
+    """Right, but float64 is computed in float32."""
+
+    def pullback(self, p):
+        outputs, pull = super().pullback({k: v.astype(np.float32) for k, v in p.items()})
+
+        def widened(arrays):
+            return {k: v.astype(np.float64) for k, v in arrays.items()}
+
+        return widened(outputs), lambda s: widened(pull({k: v.astype(np.float32) for k, v in s.items()}))
+
+
+def _in_float32(q):
+    return q.astype(np.float32).astype(q.dtype)
+
+
+class CoarseCache(CellByCell):
+    """Right, but what is kept for the way back is kept in float32."""
+
+    def cell(self, p, x, h, c):
+        h, c, kept = super().cell(p, x, h, c)
+        return h, c, tuple(map(_in_float32, kept))
+
+
+class CoarseStart(CellByCell):
+    """Right, but dh0 passes through float32."""
+
+    def pullback(self, p):
+        outputs, pull = super().pullback(p)
+        return outputs, lambda s: {**(g := pull(s)), "h0": _in_float32(g["h0"])}
+
+
+class OffByAShare(CellByCell):
+    """Wrong: bias gradients are 1 + 1e-9 times what is due."""
+
+    def pullback(self, p):
+        outputs, pull = super().pullback(p)
+        return outputs, lambda s: {k: v * (1 + 1e-9) if k[0] == "b" else v for k, v in pull(s).items()}
+
+
+SLOPE = "dc[t] = dh[t] * o[t] * (1 - tanh_c[t] ** 2) + dc_next"
+OffByAConstant = layer((SLOPE, SLOPE.replace("** 2)", "** 2 + 1e-8)")))  # input value
+
+
+def measured(candidate):
+    face = plug(candidate)[0]
+    bench = Bench(face, tol.PRECISIONS["float64"], face.make())
+    ordinary = [bench.case(cases.CORNERS[k]) for k in (0, 4, 8)]
+    return bench, ordinary, measure_precision(bench, ordinary)
+
+
+@pytest.mark.parametrize(
+    ("candidate", "coarse"), [(CoarseCache, "every gradient"), (InSinglePrecision, "everything"), (CoarseStart, "dh0")]
+)
+def test_rounding_to_float32_is_told_from_a_small_error(candidate, coarse):
+    bench, ordinary, told = measured(candidate)
+    assert told.rule.startswith(f"{coarse} is computed in float32")
+    found = judge(bench, ordinary[0], with_differences=False).evidence
+    assert not [k for k, e in found.items() if e.outcome == "fail"]
+
+
+def test_what_is_handed_back_coarsely_breaks_no_law():
+    verdict = verify(CoarseStart, only="law.time_split,numerics.effective_precision")
+    assert [r.id for r in verdict.failures()] == ["numerics.effective_precision"]
+
+
+@pytest.mark.parametrize(("candidate", "wrong"), [(OffByAShare, "b_o"), (OffByAConstant, "W_f")])
+def test_a_small_error_is_not_called_float32(candidate, wrong):
+    bench, ordinary, told = measured(candidate)
+    assert told.outcome == "pass"
+    assert not bench.lower
+    found = judge(bench, ordinary[0], with_differences=False).evidence
+    assert found[f"grad.{wrong}.autodiff"].outcome == "fail"
 
 
 def test_a_backward_pass_that_raises_leaves_the_forward_pass_right():
@@ -157,7 +256,9 @@ class BothBiases(HalfOfTwoBiases):
 
 
 def test_each_of_two_biases_is_judged_by_both_truths():
-    wrong = {r.id: r for r in verify(HalfOfTwoBiases, only="grad.b_*").failures()}
+    verdict = verify(HalfOfTwoBiases, only="grad.b_*")
+    wrong = {r.id: r for r in verdict.failures()}
+    assert "the gradient of bias_hh, the second of two biases, is missing (B:biases)" in words.explanation(verdict)
     assert {"grad.b_f.autodiff", "grad.b_f.differences"} <= set(wrong)
     assert "bias_hh" in wrong["grad.b_f.autodiff"].worst.quantity
     assert "bias_hh" in wrong["grad.b_f.differences"].worst.quantity
@@ -211,16 +312,22 @@ def test_a_hidden_state_without_a_cell_state_has_its_gradient_judged():
     assert told == 'h is what it would be with c0 zero: c0 ignored. If that is meant, declare supports = {"c0": False}'
 
 
-class InSinglePrecision(CellByCell):
-    """Right, but float64 is computed in float32."""
+def test_a_wrong_number_is_shown_rather_than_the_nan_that_it_grows_to():
+    class Grows(HiddenStateOnly):
+        def pullback(self, q):
+            outputs, back = super().pullback(q)
+            T = q["x"].shape[1]
+            return outputs, lambda s: {**(g := back(s)), "h0": g["h0"] * (np.nan if T >= 7 else 1.5 if T > 1 else 1)}
 
-    def pullback(self, p):
-        outputs, pull = super().pullback({k: v.astype(np.float32) for k, v in p.items()})
-
-        def widened(arrays):
-            return {k: v.astype(np.float64) for k, v in arrays.items()}
-
-        return widened(outputs), lambda s: widened(pull({k: v.astype(np.float32) for k, v in s.items()}))
+    verdict = verify(Grows, only="contract.*,forward.*,grad.h0.*,law.time_split")
+    found = {r.id: r for r in verdict.results}
+    assert verdict.forward == "pass"
+    assert found["forward.c_T"].outcome == found["law.time_split"].outcome == "not provided"
+    assert found["contract.finite"].outcome == "fail"
+    shown = next(r.counterexample for r in verdict.failures() if r.counterexample and r.counterexample.primary)
+    assert shown.check == "grad.h0.autodiff"
+    assert shown.spec.sizes.T == 2
+    assert np.isfinite(shown.evidence.candidate)
 
 
 class InSinglePrecisionAndWrong(InSinglePrecision):

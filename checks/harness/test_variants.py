@@ -237,6 +237,7 @@ def test_a_wrong_peephole_gradient_fails_alone():
 
     verdict = run("here", plug(Wrong), only="forward.*,grad.*")
     assert {r.id for r in verdict.failures()} == {"grad.p_o.autodiff", "grad.p_o.differences"}
+    assert "\n  dp_o = Σ_{t,b} da_o ⊙ c_t\n" in words.failure(verdict.failures()[0], "here")
 
 
 @pytest.mark.parametrize(

@@ -19,9 +19,8 @@ from ..diagnosis.regions import Region
 from ..judgement.judge import fitted
 from ..judgement.manifest import CHECKS, manifest
 from ..judgement.record import parse
-from ..judgement.sheet import Sheet, vacuity
+from ..judgement.sheet import Sheet, due, vacuity
 from ..judgement.verdict import CANNOT_TELL, FAIL, NOT_RUN, PASS, Counterexample, Evidence, Verdict
-from ..reference.variant import plain
 from .store import Store
 from .stream import Drawn, Plan, drawn, evidence_from
 from .work import CHECK, ERROR, OUTCOMES
@@ -117,12 +116,12 @@ def _sheet(plan: Plan, target: str, dtype: str) -> Sheet:
     """The sheet of a target at a dtype, with the first impressions in it."""
     subjects = [s for s in plan.subjects if (s.target, s.dtype) == (target, dtype)]
     checks = {c.id: c for c in manifest([s.candidate for s in subjects])}
-    sheet = Sheet(checks, set(checks), {plain(k) for s in subjects for k in s.candidate.gradient_names})
+    sheet = Sheet(checks, set(checks), due(s.candidate for s in subjects))
     for s in subjects:
         sheet.reading = s.reading or sheet.reading
         spec = fitted(cases.CORNERS[0], s.candidate)
         for check, told in s.first.items():
-            sheet.add(check, evidence_from(told), spec, s.candidate.model)
+            sheet.add(check, evidence_from(told), spec, s.candidate.model, explained=not s.reading)
     return sheet
 
 

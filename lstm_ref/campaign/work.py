@@ -34,10 +34,9 @@ from ..judgement.manifest import CHECKS, manifest
 from ..judgement.record import RecordError, dump
 from ..judgement.run import compile_oracle, evidence_of, evidence_on, first_impressions, most_telling, read_forward
 from ..judgement.selftest import misjudged
-from ..judgement.sheet import Sheet
+from ..judgement.sheet import Sheet, due
 from ..judgement.shrink import shrink
 from ..judgement.verdict import FAIL, NOT_RUN, PASS, UNRESOLVED, ZERO, Evidence
-from ..reference.variant import plain
 from .memory import predicted, rows_within
 from .stream import CampaignError, Drawn, Plan, Subject, described, drawn, evidence_as_list, plan_from
 
@@ -128,7 +127,7 @@ def _met(target: str, n: int, face: Candidate, dtype: str) -> Subject:
     if problems := misjudged(dtype):
         return Subject(target, n, dtype, described(face), misjudged=tuple(problems))
     checks = {c.id: c for c in manifest([face])}
-    sheet = Sheet(checks, set(checks), {plain(k) for k in face.gradient_names})
+    sheet = Sheet(checks, set(checks), due([face]))
     bench = Bench(face, tol.PRECISIONS[dtype], face.make())
     compile_oracle(bench.candidate)
     if not first_impressions(sheet, [bench]):

@@ -28,7 +28,7 @@ class Explanation:
 
     `distance` is the largest error of the explanation in tolerances, `failing` the gradients that it explains. `regions` are
     the conditions, which the cases cannot tell apart, outside of which everything is right. Where no term explains the failures,
-    fits and names are empty and `location` says where they are first wrong.
+    fits and names are empty and `location` says where they are first wrong, if small cases show it.
     """
 
     fits: tuple[Fit, ...]
@@ -54,7 +54,8 @@ def explained(verdict: Verdict, faces: list[Candidate]) -> Verdict:
         for face in faces:
             if (told := diagnose(face, tol.PRECISIONS[computed_in])) is not None:
                 return replace(verdict, explanation=told, heat=_followed(verdict, face, dtype))
-    return verdict
+    wrong = [r.id.split(".")[1] for r in verdict.failures() if r.chapter == "grad" and np.isfinite(r.worst.ratio)]
+    return replace(verdict, explanation=Explanation((), (), 0.0, tuple(dict.fromkeys(wrong)))) if wrong else verdict
 
 
 def _followed(verdict: Verdict, face: Candidate, dtype: str) -> Heat | None:
@@ -82,7 +83,7 @@ def explain(face: Candidate, precision: tol.Precision, region: Region | None = N
     asked = probes(face, precision, tuple(map(region.sizes, SIZES)), region.change)
     failing = tuple(dict.fromkeys(k for p in asked for k in p.failing))
     if not failing:
-        return None
+        return second_bias(face, asked)
     if fits := gains.single(asked):
         fewest = min(len(f.edges[0].members) for f in fits)
         return Explanation(tuple(f for f in fits if len(f.edges[0].members) == fewest), (), fits[0].distance, failing)
@@ -94,10 +95,29 @@ def explain(face: Candidate, precision: tol.Precision, region: Region | None = N
     return None
 
 
+def second_bias(face: Candidate, asked: list[Probe]) -> Explanation | None:
+    """What is wrong with the gradient of the second of two biases, where everything else is right and one factor on all of it
+    explains it."""
+    found: list[float] = []
+    failing: dict[str, None] = {}
+    worst = 0.0
+    for probe in asked:
+        due = {k: probe.truth[k] for k in probe.second}
+        size = sum(np.vdot(v, v) for v in due.values())
+        gain = float(sum(np.vdot(probe.second[k], due[k]) for k in due) / size) if size else 1.0
+        failing |= {k: None for k, seen in probe.second.items() if not np.abs(seen - due[k]).max() <= probe.limits[k]}
+        found.append(gain)
+        worst = max(worst, *(float(np.abs(seen - gain * due[k]).max()) / probe.limits[k] for k, seen in probe.second.items()), 0.0)
+    if not failing or not worst <= 1 or not (wrong := gains.meaning(found, asked)):
+        return None
+    text = f"the gradient of {face.layout.name('b_h')}, the second of two biases, is {wrong}"
+    return Explanation((), (("B:biases", text),), worst, tuple(failing))
+
+
 def matching(asked: list[Probe]) -> list[tuple[mutants.Mutant, float]]:
     """The mutants whose gradients are the answers, to rounding, in every probe; best first."""
     found = []
-    for mutant in mutants.bank():
+    for mutant in mutants.known():
         if mutant.kind == "edge" or (mutant.model and asked[0].head is None):
             continue
         worst = 0.0

@@ -30,6 +30,7 @@ USUAL = {
     "averaged over batch and time": lambda n: 1 / (n.T * n.B),
     "summed once per row of the batch": lambda n: float(n.B),
     "summed once per time step": lambda n: float(n.T),
+    "summed over batch and time where a mean is due": lambda n: float(n.T * n.B),
 }
 PAIR_GAINS = ("missing", "with the wrong sign", "counted twice", "halved", "averaged over the batch", "averaged over time")
 
@@ -84,7 +85,7 @@ def single(probes: list[Probe]) -> list[Fit]:
     fits = []
     for edge in edges:
         gains = [gain for gain, _ in found[edge.id]]
-        if wrong := _meaning(gains, probes):
+        if wrong := meaning(gains, probes):
             fits.append(Fit((edge,), (wrong,), tuple(gains[:1]), max(d for _, d in found[edge.id])))
     return sorted(fits, key=lambda f: (len(f.edges[0].members), f.distance))
 
@@ -111,7 +112,7 @@ def _newton(probe: Probe, edges: list[Edge]) -> tuple[list[float], list[float]]:
     return [float(best_gain[c]) for c in choice], [float(best[c]) for c in choice]
 
 
-def _meaning(gains: list[float], probes: list[Probe]) -> str:
+def meaning(gains: list[float], probes: list[Probe]) -> str:
     """What gains that fit, one per case, mean in all of them; empty if they mean nothing in common."""
     for words, value in USUAL.items():
         if all(abs(g - value(p.case.spec.sizes)) <= tol.GAIN_SETTLED for g, p in zip(gains, probes, strict=True)):

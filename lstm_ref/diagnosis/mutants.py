@@ -53,6 +53,12 @@ def bank() -> tuple[Mutant, ...]:
     return tuple(found)
 
 
+@cache
+def known() -> tuple[Mutant, ...]:
+    """The bank, and mistakes that are named like its mutants and are none of those that `power` counts."""
+    return (*bank(), *_beside_the_bank())
+
+
 def right(trace, s: dict, head: tuple | None = None) -> Gradients:
     """The reference's own gradients, in the form in which mutants give theirs."""
     return _named(*_through(backward.backward, objectives.softmax_backward, trace, s, head))
@@ -314,6 +320,20 @@ def _written() -> Iterator[Mutant]:
                 words, back = f"da_{one} and da_{two} exchanged", "dz[t, ..., :H] = da.all[t] @ W_h"
                 new = f"da.{one}[t], da.{two}[t] = da.{two}[t].copy(), da.{one}[t].copy(); {back}"
                 yield _substituted(f"gate:{words}", "gate", "B:preact", words, back, new)
+
+
+def _beside_the_bank() -> Iterator[Mutant]:
+    carry, da_f = "dc_next = dc[t] * f[t]", "da.f[t] = df[t] * f[t] * (1 - f[t])"
+    slope = "(1 - tanh_c[t] ** 2)"
+    table = [
+        ("dc_next takes da_o for o", "carry", "B:carry", carry, f"dc_next = (dc[t] - dh[t] * o[t] * {slope} + dh[t] * da.o[t] * {slope}) * f[t]"),
+        ("dc_next takes do for o", "carry", "B:carry", carry, f"dc_next = (dc[t] - dh[t] * o[t] * {slope} + dh[t] * do[t] * {slope}) * f[t]"),
+        ("df and di exchanged", "gate", "B:gates", da_f, f"df[t], di[t] = di[t].copy(), df[t].copy(); {da_f}"),
+        ("dW of the first row only", "reduction", "B:weights", "outer_sum(da.all, z)", "outer_sum(da.all[:, :1], z[:, :1])"),
+        ("db of the first row only", "reduction", "B:biases", "step_sum(da.all)", "step_sum(da.all[:, :1])"),
+    ]  # fmt: skip
+    for words, kind, label, old, new in table:
+        yield _substituted(f"{kind}:{words}", kind, label, words, old, new)
 
 
 # --- changes to gradients on their way out ------------------------------------------------------------------------------

@@ -24,7 +24,8 @@ LARGEST = 2500  # T·H·(H+D): a candidate that takes only larger sizes is not d
 @dataclass(frozen=True)
 class Probe:
     """One case with what flowed in and what the candidate answered, a plain forward trace, and the scale and tolerance of
-    each gradient. Where h_T is no output of the candidate's, its cotangent flowed in on the last h_t."""
+    each gradient. Where h_T is no output of the candidate's, its cotangent flowed in on the last h_t. Of two biases, `answers` holds
+    the gradient of the first and `second` that of the other."""
 
     case: cases.Case
     cotangents: dict[str, np.ndarray]
@@ -33,6 +34,7 @@ class Probe:
     head: tuple | None
     truth: dict[str, np.ndarray]
     limits: dict[str, float]
+    second: dict[str, np.ndarray]
 
     def distance(self, gradients: dict[str, np.ndarray]) -> np.ndarray:
         """The largest error of lanes of gradients against the answers, in tolerances: one number per lane."""
@@ -65,11 +67,12 @@ def probes(candidate: Candidate, precision: tol.Precision, sizes=SIZES, change: 
             continue
         answers = {k: found.arrays[k] for k in candidate.gradient_names if k in found.arrays}
         point = Point(bench, case.inputs, case.cotangents)
+        second = {k: found.arrays[f"{k}.second"] for k in answers if f"{k}.second" in found.arrays}
         limits = {k: tol.EXPLANATION_NEAR * float(point.tolerance(k).max()) for k in answers}
         trace, head = forward.forward(point.seen), None
         if candidate.model:
             head = (objectives.softmax_forward(trace.h, *(point.seen[k] for k in ("W_v", "b_v", "y", "w"))), point.seen)
-        out.append(Probe(case, _merged(case.cotangents, outputs.arrays), answers, trace, head, point.truth.gradients, limits))
+        out.append(Probe(case, _merged(case.cotangents, outputs.arrays), answers, trace, head, point.truth.gradients, limits, second))
     return out
 
 

@@ -146,11 +146,13 @@ def _time_split(bench: Bench, judged: Judged) -> Evidence | None:
     early = Point(bench, early.inputs, {"h": s["h"][:t], "h_T": g2["h0"], "c_T": g2["c0"]})
     _, g1 = _run(bench, early)
     joined = {k: g1[k] + g2[k] if k in variant.parameters else g1[k] for k in base}
-    limits = {k: point.tolerance(k) + early.tolerance(k) for k in base if k != "x"}
+    u = max(bench.u("dh0"), bench.u("dc0"))  # what is handed back may be rounded coarsely, and all that is formed from it is then
+    handed_back = {k: early.tolerance(k) * max(1.0, u / bench.u(f"d{k}")) for k in base}
+    limits = {k: point.tolerance(k) + handed_back[k] for k in base if k != "x"}
     limits |= {k: limits[k] + late.tolerance(k) for k in variant.parameters if k in base}
     if "x" in base:
         joined["x"] = np.concatenate([g1["x"], g2["x"]])
-        limits["x"] = point.tolerance("x") + np.concatenate([early.tolerance("x"), late.tolerance("x")])
+        limits["x"] = point.tolerance("x") + np.concatenate([handed_back["x"], late.tolerance("x")])
     return _agree(bench, joined, base, limits)
 
 

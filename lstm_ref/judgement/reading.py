@@ -7,7 +7,7 @@ what it returned. A candidate that declares a variant is read as that, in every 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import permutations, product
 from typing import Any
@@ -21,11 +21,18 @@ from ..candidates.layout import Layout, decode, effective, encode
 from ..reference import objectives
 from ..reference.arrays import sigmoid
 from ..reference.symbols import GATES, Sizes
-from ..reference.variant import TEXTBOOK, Variant, plain
+from ..reference.variant import FUNCTIONS, TEXTBOOK, Variant, plain
 from ..truth import variants
 from . import tolerances as tol
 from .judge import Bench, Point, fitted
 
+FUNCTION: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "tanh": np.tanh,
+    "identity": lambda a: a,
+    "relu": lambda a: np.maximum(a, 0),
+    "softsign": lambda a: a / (1 + np.abs(a)),
+    "sigmoid": sigmoid,
+}
 OUTPUT_WORDS = {"identity": "h = o ⊙ c, without a tanh"}
 SIZES = (Sizes(1, 2, 3, 2, 3), Sizes(3, 2, 2, 3, 4))  # one step to sift the readings, three to confirm
 
@@ -62,6 +69,7 @@ class Reading:
         """The variant in words; empty for the textbook."""
         v = self.variant
         out = [OUTPUT_WORDS[v.output]] if v.output in OUTPUT_WORDS else []
+        out += ["time in reverse, from the last step to the first"] if v.direction == "reverse" else []
         out += [f"a hard sigmoid ({'a/6' if v.gate == 'hard_sigmoid' else 'a/5'} + ½, clipped)"] if v.gate != "sigmoid" else []
         out += ["coupled gates, f = 1 − i"] if v.coupled == "f" else ["coupled gates, i = 1 − f"] if v.coupled else []
         return ", ".join(out) or v.words
@@ -144,11 +152,13 @@ def _distance(declared: Layout, order: str, joint: str, interleaved: bool, forge
 def _changes(packed: bool) -> Iterator[tuple[Variant, Slip]]:
     """The textbook first, then one change at a time; with separate arrays, gates may be taken for one another."""
     variants: list[dict[str, Any]] = [{"output": "identity"}, {"gate": "hard_sigmoid_0.2"}, {"gate": "hard_sigmoid"}]
+    variants += [{"direction": "reverse"}, *({"activation": f} for f in FUNCTIONS[1:]), *({"output": f} for f in FUNCTIONS[2:])]
     slips: list[dict[str, Any]] = [{"bias": 2.0}, {"bias": 0.5}, {"bias": 0.0}, {"swapped": True}, {"recurrent_transposed": True}]
     yield TEXTBOOK, Slip()
     for one in variants:
         yield Variant(**one), Slip()
-    yield Variant(coupled="f", idle_gate=True), Slip()
+    for gate in "fi":
+        yield Variant(coupled=gate, idle_gate=True), Slip()
     for one in slips:
         yield TEXTBOOK, Slip(**one)
     for gates in () if packed else permutations(GATES):
@@ -197,13 +207,15 @@ def _forward(q: dict, variant: Variant, slip: Slip) -> tuple[np.ndarray, np.ndar
         "hard_sigmoid": lambda a: np.clip(a / 6 + 0.5, 0, 1),
     }[variant.gate]
     b = {k: slip.bias * q[f"b_{used}"] for k, used in zip(GATES, slip.gates, strict=True)}
-    out = []
-    for x in q["x"]:
+    activation, output = FUNCTION[variant.activation], FUNCTION[variant.output]
+    out, back = [], -1 if variant.direction == "reverse" else 1
+    for x in q["x"][::back]:
         z = np.concatenate([h, x], axis=1)
         a = {k: z @ W[k].T + b[k] for k in GATES}
         i, o = squash(a["i"]), squash(a["o"])
-        f = 1 - i if variant.coupled else squash(a["f"])
-        c = f * c + i * np.tanh(a["c"])
-        h = o * (np.tanh(c) if variant.output == "tanh" else c)
+        f = squash(a["f"])
+        f, i = (1 - i, i) if variant.coupled == "f" else (f, 1 - f) if variant.coupled else (f, i)
+        c = f * c + i * activation(a["c"])
+        h = o * output(c)
         out.append(h)
-    return np.array(out), c
+    return np.array(out[::back]), c

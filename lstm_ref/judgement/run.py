@@ -11,6 +11,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib import metadata
 
 import numpy as np
@@ -18,7 +19,7 @@ import numpy as np
 from .. import cases
 from ..candidates.contract import Candidate, Finding
 from ..cases import Case, Spec
-from ..reference.variant import TEXTBOOK, Variant, plain
+from ..reference.variant import TEXTBOOK, Variant
 from ..truth import variants
 from . import tolerances as tol
 from .comparison import worst_of
@@ -27,7 +28,7 @@ from .laws import judge_laws
 from .manifest import CHECKS, GROUPS, manifest, selected
 from .reading import find as find_reading
 from .selftest import misjudged
-from .sheet import COARSE, Sheet, vacuity
+from .sheet import COARSE, Sheet, due, vacuity
 from .shrink import SECONDS as SHRINK_SECONDS
 from .shrink import shrink
 from .state import judge_state
@@ -68,6 +69,7 @@ PROFILES = {
     "nightly": Profile("nightly", 20_000, 20),
 }
 SEED = 20_261
+TRIED = 3  # failures, one after the other, until one fails again when it is to be made smaller: what is explained does not
 
 
 class Interrupted(KeyboardInterrupt):
@@ -137,7 +139,7 @@ def _run_one(target, faces, profile, dtype, seed, only, progress, declared) -> V
         return _verdict(target, profile, seed, results, len(results), began, "self-consistency", ())
     checks = manifest(faces)
     wanted = selected(checks, only)
-    sheet = Sheet({c.id: c for c in checks}, wanted, {plain(k) for face in faces for k in face.gradient_names})
+    sheet = Sheet({c.id: c for c in checks}, wanted, due(faces))
     try:
         return _judge_all(target, faces, profile, dtype, seed, sheet, began, progress, declared)
     except KeyboardInterrupt:
@@ -190,7 +192,7 @@ def _judge_all(target, faces, profile, dtype, seed, sheet, began, progress, decl
     results = _with_counterexamples(target, results, sheet, benches, dtype, profile)
     self_consistent = any(r.id.endswith(".autodiff") and r.reason.startswith("blocked by forward.") for r in results)
     if sheet.unasked:
-        slow = f"the candidate is slow, and {profile.name} spends {profile.extras:g} s on differences, laws and state"
+        slow = f"{_slow(sheet, benches)} is slow, and {profile.name} spends {profile.extras:g} s on differences, laws and state"
         stopped = (*stopped, f"{sheet.unasked} cases were judged by autodiff alone: {slow}")
     if dtype in COARSE and any(r.outcome == NOT_PROVIDED and "too coarse" in r.reason for r in results):
         stopped = (*stopped, f"{dtype} is too coarse for differences: autodiff alone judged the gradients")
@@ -200,6 +202,13 @@ def _judge_all(target, faces, profile, dtype, seed, sheet, began, progress, decl
     kind = "self-consistency" if self_consistent else "variant" if declared else "textbook"
     verdict = _verdict(target, profile, seed, results, sheet.judged, began, kind, notes, tuple(vacuity(sheet)))
     return replace(verdict, faces=tuple(b.candidate for b in benches))
+
+
+def _slow(sheet: Sheet, benches: list[Bench]) -> str:
+    """What took most of the time of the cases with differences, laws or state."""
+    if sheet.oracle_seconds <= sheet.extras / 2:
+        return "the candidate"
+    return "judging it" if all(b.candidate.variant.textbook for b in benches) else "judging this variant"
 
 
 def compile_oracle(candidate: Candidate) -> None:
@@ -248,7 +257,7 @@ def read_forward(sheet: Sheet, bench: Bench) -> None:
     else:
         bench.textbook = model
         rule = sheet.reading = f"{what} is that of an LSTM with {reading.words}" + (f"; and write {write}" if write else "")
-    sheet.add(check, failed._replace(rule=rule), spec, model)
+    sheet.add(check, failed._replace(rule=rule), spec, model, explained=not reading.words)
 
 
 def _stream(benches: list[Bench], profile: Profile, seed: int) -> Iterator[tuple[Spec, Bench]]:
@@ -268,8 +277,11 @@ def _judge_one(sheet: Sheet, bench: Bench, spec: Spec, n: int, profile: Profile)
     if asked and bench.textbook and profile.extras and sheet.extras > profile.extras:
         asked = with_differences = with_laws = with_state = False
         sheet.unasked += 1
+    ours = bench.oracle_seconds
     evidence = evidence_of(bench, spec, sheet.needs, with_differences, with_laws, with_state)
-    sheet.extras += time.monotonic() - began if asked else 0.0
+    if asked:
+        sheet.extras += time.monotonic() - began
+        sheet.oracle_seconds += bench.oracle_seconds - ours
     for check, e in evidence.items():
         sheet.add(check, e, spec, bench.candidate.model, corner)
     sheet.judged += 1
@@ -324,12 +336,20 @@ def _with_counterexamples(
     failing = [r for r in results if r.outcome == FAIL and sheet.tallies[r.id].where]
     if not failing:
         return results
-    first = min(failing, key=lambda r: most_telling(r.id))
-    spec, model = sheet.tallies[first.id].where
-    bench = next(b for b in benches if b.candidate.model == model)
     seconds = SHRINK_SECONDS if profile.seconds else None
-    found = shrink(target, first.id, bench, spec, lambda case, check: evidence_on(bench, case, check), seconds)
-    if found is None:
+    numbers = any(r.chapter == "grad" and np.isfinite(r.worst.ratio) for r in failing)
+
+    def telling(r: Result) -> tuple[bool, int]:
+        """A wrong number before one that is not finite: where both are seen, NaN is what the wrong one grows to."""
+        return numbers and r.id == "contract.finite", most_telling(r.id)
+
+    for first in sorted(failing, key=telling)[:TRIED]:
+        spec, model = sheet.tallies[first.id].where
+        bench = next(b for b in benches if b.candidate.model == model)
+        found = shrink(target, first.id, bench, spec, partial(evidence_on, bench), seconds)
+        if found is not None:
+            break
+    else:
         return results
     counterexample, evidence = found
     out = []

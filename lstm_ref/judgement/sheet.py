@@ -5,12 +5,15 @@ from __future__ import annotations
 import statistics
 from array import array
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from ..candidates.contract import Candidate
 from ..cases import Spec
 from ..reference.symbols import Sizes
+from ..reference.variant import plain
 from .manifest import GROUPS, Check, groups
 from .regions import separating
 from .verdict import (
@@ -30,6 +33,7 @@ from .verdict import (
 
 COARSE = ("bfloat16", "float16")  # differences cannot resolve a gradient in them
 QUANTILES = 100  # of error ÷ tolerance, kept of each gradient
+NEEDED = {"forward.c_T": {"c_T"}, "law.time_split": {"c_T", "h0", "c0"}}  # without these, there is nothing to check
 FORWARD_CHECKS = ("forward.h", "forward.c_T", "forward.J")
 
 
@@ -89,12 +93,19 @@ class Tally:
         return (len(groups(spec)), np.prod(spec.sizes)) < (len(groups(self.where[0])), np.prod(self.where[0].sizes))
 
 
+def due(faces: Iterable[Candidate]) -> set[str]:
+    """What is due from at least one of these candidates: gradients, by the names in their checks, and c_T."""
+    faces = list(faces)
+    return {plain(k) for face in faces for k in face.gradient_names} | {"c_T" for face in faces if "c_T" not in face.supports.missing}
+
+
 class Sheet:
     """The tallies of one run, and what follows from them: one Result for every check."""
 
     def __init__(self, checks: dict[str, Check], wanted: set[str], due: set[str]):
         self.checks, self.wanted, self.due, self.judged = checks, wanted, due, 0
         self.extras, self.unasked = 0.0, 0  # seconds of cases with differences, laws or state; cases that went without
+        self.oracle_seconds = 0.0  # of these seconds, the oracle's
         self.streamed = False  # whether every case was judged that was to be
         self.always = ("contract", "forward", "grad") if wanted & set(GROUPS) else ("contract", "forward")
         self.reading = ""  # the variant that the forward pass is, where it is none of the textbook
@@ -102,12 +113,14 @@ class Sheet:
         self.plain_failures: set[str] = set()
         self.outside: dict[str, Counter[tuple[tuple[str, ...], bool]]] = {}  # check -> (groups of a case, failed?), with how often
 
-    def add(self, id_: str, e: Evidence, spec: Spec, model: bool, corner: bool = False) -> None:
+    def add(self, id_: str, e: Evidence, spec: Spec, model: bool, corner: bool = False, explained: bool = False) -> None:
+        """Tally one piece of evidence. A failure that is `explained`, by a declaration under which everything else is judged, says
+        nothing about the group of cases that it happens to lie in."""
         if not self.needs(id_):
             return
         needed = self.checks[id_].needed
         self.tallies[id_].add(e, spec, model, corner and needed is not None and needed(spec))
-        if id_.partition(".")[0] not in ("forward", "grad"):
+        if explained or id_.partition(".")[0] not in ("forward", "grad"):
             return
         member = groups(spec)
         if e.outcome == FAIL and not member and spec.ordinary:
@@ -218,7 +231,7 @@ class Sheet:
         broken = [c for c in self.tallies if c.startswith("contract.") and self.tallies[c].failed]
         if chapter == "contract":
             return replace(made, outcome=NOT_RUN, reason=f"blocked by {broken[0]}") if broken else made
-        if chapter == "grad" and name not in self.due:
+        if (chapter == "grad" and name not in self.due) or not NEEDED.get(made.id, set()) <= self.due:
             return replace(made, outcome=NOT_PROVIDED)
         held = any(t.cases for k, t in self.tallies.items() if k.startswith("grad.") and k.endswith(".autodiff"))
         optional = chapter == "inter" or (chapter == "forward" and name not in ("h", "c_T", "J", "initial_state"))

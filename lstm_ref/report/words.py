@@ -13,7 +13,7 @@ from ..candidates.load import KINDS
 from ..judgement.manifest import CHECKS
 from ..judgement.tolerances import PRECISIONS
 from ..judgement.verdict import EXPECTED, FAIL, PASS, UNEXPECTED, Counterexample, Evidence, Result, Verdict
-from ..reference.symbols import EQUATIONS
+from ..reference.symbols import EQUATIONS, LAYER_OUTPUTS
 
 SHOWN = 3  # explanations of one failure
 AXES = {
@@ -23,6 +23,15 @@ AXES = {
 }
 WEIGHT_AXES = ("unit", "column")
 STACKED_AXES = ("layer · direction", "b", "unit")  # of states, where there are several of them; counted from 0
+
+
+OF_VARIANTS = {  # the gradients of arrays that a variant has of its own: no equation of the textbook holds them
+    "p_f": "dp_f = Σ_{t,b} da_f ⊙ c_{t-1}",
+    "p_i": "dp_i = Σ_{t,b} da_i ⊙ c_{t-1}",
+    "p_o": "dp_o = Σ_{t,b} da_o ⊙ c_t",
+    "gain": "dgain_k = Σ_{t,b} da_k ⊙ (u − mean u)/√(var u + ε)  with u = W_k z_t",
+    "W_r": "dW_r = Σ_{t,b} dh_t (o ⊙ output(c_t))ᵀ",
+}
 
 
 def number(q: float | None) -> str:
@@ -229,7 +238,7 @@ def failure(r: Result, target: str, layout: Layout | None = None, file: str | No
         lines.append(f"  {r.reason or (e.rule if e else '')}")
     else:
         where = place(e) if r.where is not None else ""  # of an object with params of its own nothing is known of axes
-        name = "gradients" if not r.id.startswith("forward") else "outputs"
+        name = "outputs" if _of_forward(r.id, e) else "gradients"
         key = entry(e)
         lines.append(f'  worst      {name}["{e.quantity}"]{key[len(e.quantity) :]}' + (f"  ({where})" if where else ""))
         lines.append(f"  candidate  {e.candidate!r}")
@@ -247,8 +256,10 @@ def failure(r: Result, target: str, layout: Layout | None = None, file: str | No
         lines.append(f"  case       {sizes(r.where.sizes)}, {r.where.regime}, seed {r.where.seed}")
     if r.reason and e is not None and e.candidate is not None and r.reason != e.rule:
         lines.append("  " + r.reason.removeprefix(f"{r.worst.rule}; "))
-    for label in r.equations[:3]:
-        lines.append(f"  ({label})  {EQUATIONS[label]}")
+    array = r.id.partition(".")[2].partition(".")[0]
+    shown = [f"  {OF_VARIANTS[k]}" for k in (array, array.partition("_")[0]) if k in OF_VARIANTS]
+    shown += [f"  ({label})  {EQUATIONS[label]}" for label in r.equations]
+    lines += shown[:3]
     if c is not None:
         lines.append(f"  smallest case found: {sizes(c.spec.sizes)}" + ("" if c.primary else ", the one above"))
         if layout is not None and c.primary:
@@ -256,6 +267,11 @@ def failure(r: Result, target: str, layout: Layout | None = None, file: str | No
         if file:
             lines += ["", f"  again: lstm-ref replay {file} --lstm {shlex.quote(target)}"]
     return "\n".join(lines)
+
+
+def _of_forward(check: str, e: Evidence) -> bool:
+    """Whether what failed is an output of the forward pass and not a gradient: any check but one of a gradient may say so."""
+    return check.startswith("forward") or (not check.startswith(("grad", "inter")) and e.quantity in (*LAYER_OUTPUTS, "J"))
 
 
 def _constant_ratio(e: Evidence) -> str:
@@ -294,9 +310,7 @@ def snippet(c: Counterexample, layout: Layout) -> str:
         lines.append(f"# {c.check} compares several such calls: see lstm-ref replay")
     elif e.candidate is not None and e.index:
         due = e.autodiff if e.autodiff is not None else e.difference
-        lines.append(
-            f"# textbook {'outputs' if c.check.startswith('forward') else 'gradients'} {entry(e)}: seen {e.candidate!r}, due {due!r}"
-        )
+        lines.append(f"# textbook {'outputs' if _of_forward(c.check, e) else 'gradients'} {entry(e)}: seen {e.candidate!r}, due {due!r}")
     return "\n".join(lines)
 
 
