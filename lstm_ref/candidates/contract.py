@@ -40,6 +40,7 @@ from .layout import PRESETS, Layout, blocks_in, decode, encode, encode_by_time
 
 CALL_SECONDS = 6.0  # a framework's first call compiles; a run in which one call hangs still ends within ten
 LONGEST_QUOTE = 300  # characters of what foreign code says
+INNER = frozenset((*LAYER_OUTPUTS, *MODEL_INTERMEDIATES))  # what is computed, and not given
 # what a loss is divided by, from the sizes and the weights of the positions
 REDUCTIONS = {
     "sum": lambda n, w: 1.0,
@@ -192,13 +193,14 @@ class Answer(NamedTuple):
 
 
 class Call(NamedTuple):
-    """The arrays of one call, converted once: what the candidate is given, and the shapes that are due, by textbook
-    names and by the candidate's."""
+    """The arrays of one call, converted once: what the candidate is given, and the shapes that are due, by textbook names, and by
+    the candidate's of what it may return as `outputs` and as `gradients`."""
 
     candidate: Candidate
     inputs: dict[str, np.ndarray]
     shapes: Mapping[str, tuple[int, ...]]
-    own_shapes: Mapping[str, tuple[int, ...]]
+    outputs: Mapping[str, tuple[int, ...]]
+    gradients: Mapping[str, tuple[int, ...]]
     dtype: np.dtype
     sizes: Sizes
 
@@ -209,7 +211,8 @@ def prepare(candidate: Candidate, inputs: dict, dtype: np.dtype, memory: str = "
     n = Sizes(T, B, D, inputs["c0"].shape[-1], inputs["W_v"].shape[0] if "W_v" in inputs else 1)
     shapes = _shapes(candidate.variant, candidate.model, n)
     user = {k: placed(v, memory) for k, v in encode(candidate.layout, inputs, dtype).items()}
-    return Call(candidate, user, shapes, _own_shapes(candidate.layout, user, shapes), dtype, n)
+    outputs, learnt = _own_shapes(candidate.layout, user, shapes)
+    return Call(candidate, user, shapes, outputs, {**outputs, **learnt}, dtype, n)
 
 
 @functools.lru_cache(maxsize=256)
@@ -354,7 +357,8 @@ def answer(call: Call, returned, where: str, due: tuple[str, ...], read: tuple[s
     """A dict of the candidate's arrays, checked and converted; only those of `read`, if given. Raises Finding if it is no dict."""
     if not isinstance(returned, dict):
         raise Finding("contract.call", f"{where} returned {_kind(returned)}; a dict of arrays is due")
-    layout, shapes = call.candidate.layout, call.own_shapes
+    layout, shapes = call.candidate.layout, call.outputs if where == "forward" else call.gradients
+    known = {k: s for k, s in call.shapes.items() if _may_be_in(call, k, where)}
     faults: dict[str, Finding] = {}
     if isinstance(returned, Returned) and returned.remark:
         faults["process"] = Finding("contract.call", f"{where} {returned.remark} at {_at(call.sizes)}")
@@ -377,8 +381,8 @@ def answer(call: Call, returned, where: str, due: tuple[str, ...], read: tuple[s
             else:
                 good[name] = array.astype(np.complex128 if array.dtype.kind == "c" else np.float64)
         if fault is not None:
-            faults |= dict.fromkeys(blocks_in(layout, name, tuple(call.shapes)), fault)
-    arrays = decode(layout, good, call.shapes)
+            faults |= dict.fromkeys(blocks_in(layout, name, tuple(known)), fault)
+    arrays = decode(layout, good, known)
     if missing := [k for k in due if k not in arrays and k not in faults]:
         what = "output" if where == "forward" else "gradient of"
         absent = dict.fromkeys(map(plain, missing))
@@ -389,15 +393,21 @@ def answer(call: Call, returned, where: str, due: tuple[str, ...], read: tuple[s
     return Answer(arrays, faults, raw)
 
 
-def _own_shapes(layout: Layout, user: dict, shapes: Mapping) -> dict[str, tuple[int, ...]]:
-    """The shape that is due for every name the candidate may return."""
-    data = {layout.name(k) for k in (*DATA, "y", "w")} if "W_v" in shapes else {layout.name(k) for k in DATA if k in shapes}
-    own = {k: v.shape for k, v in user.items() if k not in data}  # at layer level a weight may have the name of y
+def _own_shapes(layout: Layout, user: dict, shapes: Mapping) -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[int, ...]]]:
+    """The shape that is due for every name that may be among the outputs, and for those of the inputs that have gradients."""
+    outputs = {}
     for key, due in shapes.items():
-        if key in LAYER_OUTPUTS or key in MODEL_INTERMEDIATES:
+        if key in INNER:
             timed = layout.batch_first and len(due) == 3 and key[-2:] != "_T"
-            own[layout.name(key)] = (due[1], due[0], *due[2:]) if timed else due
-    return own
+            outputs[layout.name(key)] = (due[1], due[0], *due[2:]) if timed else due
+    data = {layout.name(k) for k in (*DATA, "y", "w")} if "W_v" in shapes else {layout.name(k) for k in DATA if k in shapes}
+    return outputs, {k: v.shape for k, v in user.items() if k not in data}  # at layer level a weight may have the name of y
+
+
+def _may_be_in(call: Call, key: str, where: str) -> bool:
+    """Whether an answer may hold a textbook quantity: an output is no weight, and a gradient under the name of an input is that
+    input's, though an intermediate, "c" say, has the same name."""
+    return key in INNER if where == "forward" else key not in INNER or call.candidate.layout.name(key) not in call.inputs
 
 
 def guarded(call: Call, where: str, function: Callable, *args):
