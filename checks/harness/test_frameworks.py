@@ -512,3 +512,61 @@ def test_a_module_whose_layout_was_found_is_told_the_whole_line_and_diagnosed_un
     assert "the part of dh_t that comes back from t+1 is missing (B:hidden)" in words.explanation(wrong)
     unprovided = next(r for r in wrong.results if r.id == "grad.h0.autodiff")
     assert (unprovided.outcome, unprovided.reason) == ("not run", "blocked by contract.keys")
+
+
+MODULES_THAT_KEEP = """
+import torch
+
+class Tanh(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, a, slot, t):
+        ctx.slot, ctx.t, slot[t] = slot, t, torch.tanh(a)
+        return slot[t].clone()
+
+    @staticmethod
+    def backward(ctx, d):
+        return d * (1 - ctx.slot[ctx.t] ** 2), None, None
+
+class Right(torch.nn.Module):
+    '''Its weights under a second name, and a cache of its own for every call.'''
+    fresh, keeps, kept = True, False, None
+
+    def __init__(self, D, H):
+        super().__init__()
+        self.cell = torch.nn.LSTMCell(D, H)
+        self.weights, self.slot = list(self.cell.parameters()), {}
+
+    def forward(self, x, state):
+        (h, c), every, (w, u, b, d) = (s[0] for s in state), [], self.weights
+        if self.keeps:
+            if self.kept is not None and self.kept[0].shape == h.shape:
+                h, c = (h + self.kept[0]) / 2, c
+            self.kept = (h.detach(), c.detach())
+        slot = {} if self.fresh else self.slot
+        for t, x_t in enumerate(x):
+            i, f, g, o = (x_t @ w.T + h @ u.T + b + d).chunk(4, -1)
+            c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+            h = torch.sigmoid(o) * Tanh.apply(c, slot, t)
+            every.append(h)
+        return torch.stack(every), (h[None], c[None])
+
+class OneSlot(Right):
+    fresh = False
+
+class Stateful(Right):
+    keeps = True
+"""
+
+
+@pytest.mark.parametrize(("name", "caught"), [("Right", set()), ("OneSlot", {"state.interleaved"}), ("Stateful", {"state.repeat"})])
+def test_what_a_torch_module_keeps_from_call_to_call_is_met_by_the_next(tmp_path, name, caught):
+    """A module is made once, as by its users: one cache for all calls, and a state that is kept, are caught."""
+    (tmp_path / "keeps.py").write_text(MODULES_THAT_KEEP)
+    verdict = judged(f"torch:{tmp_path}/keeps.py:{name}", only="contract.*,forward.h,grad.W_f.autodiff,state.*")
+    failed = {r.id: r.reason for r in verdict.failures()}
+    assert set(failed) == caught if name != "Stateful" else caught <= set(failed)
+    if name == "Stateful":
+        due = (
+            "the output h of the same call is another one than before: it depends on earlier calls; keep no state from one call to the next"
+        )
+        assert failed["state.repeat"] == due

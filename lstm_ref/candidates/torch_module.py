@@ -48,7 +48,7 @@ def supports(cls, options: dict, variant: Variant) -> dict:
 
 
 def function(cls, options: dict):
-    def lstm(inputs, once=lambda key, make: make()):
+    def lstm(inputs, once):
         sizes, dtype = (inputs["x"].shape[-1], inputs["c0"].shape[-1]), inputs["x"].dtype
         module = once((sizes, dtype), lambda: build(cls, options, *sizes).to(dtype))
         fill(module, inputs)
