@@ -472,6 +472,115 @@ def test_doctor_and_check_know_that_onnx_gives_no_gradients(tmp_path, monkeypatc
     assert "gradients: not provided" in done.output
 
 
+CELLS_OF_THEIR_OWN = """
+import equinox, flax.linen, haiku, jax, jax.numpy as jnp
+from flax import nnx
+
+NAMES = dict(order="ifgo", packed=True, joint="split", transposed=True)
+
+def step(a, c):
+    i, f, g, o = jnp.split(a, 4, -1)
+    c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
+    return jax.nn.sigmoid(o) * jnp.tanh(c), c
+
+class Equinox(equinox.Module):
+    layout = dict(NAMES, names=dict(W_x="W.0", W_h="W.1", b="c"))
+    W: list
+    c: jax.Array
+
+    def __init__(self, D, H, *, key):
+        self.W, self.c = [jnp.ones((D, 4 * H)), jnp.ones((H, 4 * H))], jnp.ones(4 * H)
+
+    def __call__(self, x, state, *, key=None):
+        return step(x @ self.W[0] + state[0] @ self.W[1] + self.c, state[1])
+
+class EquinoxMore(Equinox):
+    more: jax.Array
+
+    def __init__(self, D, H, *, key):
+        super().__init__(D, H, key=key)
+        self.more = jnp.ones(H)
+
+class Haiku(haiku.RNNCore):
+    layout = dict(NAMES, names=dict(W_x="x_to.w", W_h="h_to.w", b="b"))
+
+    def __init__(self, H, name=None):
+        super().__init__(name)
+        self.H, self.from_x = H, haiku.Linear(4 * H, with_bias=False, name="x_to")
+
+    def __call__(self, x, s):
+        b = haiku.get_parameter("b", (4 * self.H,), x.dtype, init=jnp.zeros)
+        h, c = step(self.from_x(x) + haiku.Linear(4 * self.H, with_bias=False, name="h_to")(s.hidden) + b, s.cell)
+        return h, haiku.LSTMState(h, c)
+
+    def initial_state(self, batch_size):
+        raise NotImplementedError
+
+class Linen(flax.linen.Module):
+    layout = dict(NAMES, names=dict(W_x="wx", W_h="to_h.kernel", b="b"))
+    features: int
+
+    @flax.linen.compact
+    def __call__(self, carry, x):
+        c, h = carry
+        w = self.param("wx", flax.linen.initializers.ones, (x.shape[-1], 4 * self.features))
+        b = self.param("b", flax.linen.initializers.ones, (4 * self.features,))
+        h, c = step(x @ w + flax.linen.Dense(4 * self.features, use_bias=False, name="to_h", param_dtype=x.dtype)(h) + b, c)
+        return (c, h), h
+
+class LinenCut(Linen):
+    @flax.linen.compact
+    def __call__(self, carry, x):
+        return super().__call__((jax.lax.stop_gradient(carry[0]), carry[1]), x)
+
+class Nnx(nnx.Module):
+    layout = dict(NAMES, names=dict(W_x="wx", W_h="wh", b="o"))
+
+    def __init__(self, D, H, *, rngs):
+        self.wx, self.wh, self.o = (nnx.Param(jnp.ones(s)) for s in ((D, 4 * H), (H, 4 * H), (4 * H,)))
+
+    def __call__(self, carry, x):
+        c, h = carry
+        h, c = step(x @ self.wx[...] + h @ self.wh[...] + self.o[...], c)
+        return (c, h), h
+
+class NnxMissing(Nnx):
+    layout = dict(NAMES, names=dict(W_x="wx", W_h="wh", b="bias"))
+"""
+
+
+@pytest.mark.parametrize("target", ["equinox:Equinox", "haiku:Haiku", "flax:LinenCut", "flax:Nnx"])
+def test_the_arrays_of_a_cell_of_ones_own_are_those_that_its_layout_names(tmp_path, target):
+    """They have other names than the framework's, lie deeper or at the top, and no constructor takes a dtype."""
+    (tmp_path / "cells.py").write_text(CELLS_OF_THEIR_OWN)
+    verdict = judged(target.replace(":", f":{tmp_path}/cells.py:"), only="contract.*,forward.h,grad.*.autodiff")
+    assert verdict.forward == "pass"
+    assert verdict.gradients == ("fail" if "Cut" in target else "pass"), [(r.id, r.reason) for r in verdict.failures()]
+
+
+@pytest.mark.parametrize(
+    ("target", "sentence"),
+    [
+        (
+            "equinox:EquinoxMore",
+            "the module's parameters are W.0 (3, 20), W.1 (5, 20), c (20,), more (5,); the layout that it declares names W.0, W.1, c: "
+            "nothing is put into more",
+        ),
+        (
+            "flax:NnxMissing",
+            "the module's parameters are o (20,), wh (5, 20), wx (3, 20); the layout that it declares names wx, wh, bias: "
+            "there is no bias, and nothing is put into o",
+        ),
+    ],
+)
+def test_arrays_of_a_cell_of_ones_own_that_no_weight_is_for_are_refused(tmp_path, target, sentence):
+    (tmp_path / "cells.py").write_text(CELLS_OF_THEIR_OWN)
+    target = target.replace(":", f":{tmp_path}/cells.py:")
+    with pytest.raises(TargetError) as refused:
+        load(target)
+    assert str(refused.value) == f"{target}: {sentence}"
+
+
 A_MODULE_OF_ITS_OWN = """
 import torch
 
