@@ -603,6 +603,18 @@ class Own(torch.nn.Module):
 class Cut(Own):
     cut = True
 
+class CutOff(torch.nn.LSTM):
+    which = "c"
+
+    def forward(self, x, state):
+        h, (h_T, c_T) = super().forward(x, state)
+        if self.which == "all":
+            return h.detach(), (h_T.detach(), c_T.detach())
+        return h, (h_T, c_T.detach())
+
+class AllCutOff(CutOff):
+    which = "all"
+
 class Declared(Own):
     layout = dict(order='ifog', packed=True, joint='split', forget_bias=1.0, names={'W_x': 'X.weight', 'W_h': 'R.weight', 'b': 'X.bias'})
 """
@@ -679,3 +691,15 @@ def test_what_a_torch_module_keeps_from_call_to_call_is_met_by_the_next(tmp_path
             "the output h of the same call is another one than before: it depends on earlier calls; keep no state from one call to the next"
         )
         assert failed["state.repeat"] == due
+
+
+def test_an_output_that_is_detached_is_judged_as_one_through_which_nothing_flows_back(tmp_path):
+    (tmp_path / "own.py").write_text(A_MODULE_OF_ITS_OWN)
+    verdict = judged(f"torch:{tmp_path}/own.py:CutOff", only="contract.*,forward.*,grad.*.autodiff")
+    assert verdict.forward == "pass"
+    assert {r.id for r in verdict.failures()} >= {"grad.c0.autodiff", "grad.W_f.autodiff"}
+    assert not [r.id for r in verdict.failures() if r.id[:8] == "contract"]
+    assert "the cotangent of the returned c_T is missing (B:cell)" in words.explanation(verdict)
+    none = judged(f"torch:{tmp_path}/own.py:AllCutOff", only="contract.*,forward.*,grad.W_f.autodiff")
+    assert [r.id for r in none.failures()] == ["contract.keys"]
+    assert "returned no gradient of x, h0, c0, W_f" in none.failures()[0].reason

@@ -44,13 +44,17 @@ class Layer:
         learnt = [k for k, v in given.items() if v.is_floating_point() and k not in DATA]
         values = {k: given[k].requires_grad_() for k in learnt}
         outputs = self.function(given, self._once)
-        wanted = {k: given[k] for k in learnt}
+        own = {k: given[k] for k in learnt}
 
         def pull(cotangents):
             for k in learnt:
-                write(wanted[k], values[k])  # a later call has written others where a module keeps its own
-            flows = [tensor(cotangents[k]).to(outputs[k].dtype) for k in outputs]
-            found = torch.autograd.grad(list(outputs.values()), list(wanted.values()), flows, retain_graph=True, allow_unused=True)
-            return {k: array(g) for k, g in zip(learnt, found, strict=True) if g is not None}
+                write(own[k], values[k])  # a later call has written others where a module keeps its own
+            wanted = {k: q for k, q in own.items() if q.requires_grad}
+            joined = {k: v for k, v in outputs.items() if v.requires_grad}  # nothing flows back through one that is detached
+            if not wanted or not joined:
+                return {}
+            flows = [tensor(cotangents[k]).to(v.dtype) for k, v in joined.items()]
+            found = torch.autograd.grad(list(joined.values()), list(wanted.values()), flows, retain_graph=True, allow_unused=True)
+            return {k: array(g) for k, g in zip(wanted, found, strict=True) if g is not None}
 
         return {k: array(v.detach()) for k, v in outputs.items()}, pull
