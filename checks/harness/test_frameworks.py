@@ -615,6 +615,36 @@ class CutOff(torch.nn.LSTM):
 class AllCutOff(CutOff):
     which = "all"
 
+class BatchFirst(torch.nn.LSTM):
+    def __init__(self, D, H):
+        super().__init__(D, H, batch_first=True)
+
+class Masked(Own):
+    variant = {"mask": "carry"}
+    layout = None
+
+    def forward(self, x, state, mask):
+        h, c, every = state[0][0], state[1][0], []
+        for x_t, m in zip(x, mask[..., None]):
+            i, f, g, o = (self.X(x_t) + self.R(h)).chunk(4, -1)
+            new = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+            h, c = m * torch.sigmoid(o) * torch.tanh(new) + (1 - m) * h, m * new + (1 - m) * c
+            every.append(h)
+        return torch.stack(every), (h, c)
+
+class Short(Masked):
+    def forward(self, x, state, mask):
+        y, (h, c) = super().forward(x, state, mask)
+        return y, (h[:, 1:], c)
+
+class Peephole(Own):
+    variant = {"peephole": True}
+
+class Joint(torch.nn.Module):
+    def __init__(self, D, H):
+        super().__init__()
+        self.lin = torch.nn.Linear(H + D, 4 * H)
+
 class Declared(Own):
     layout = dict(order='ifog', packed=True, joint='split', forget_bias=1.0, names={'W_x': 'X.weight', 'W_h': 'R.weight', 'b': 'X.bias'})
 """
@@ -703,3 +733,38 @@ def test_an_output_that_is_detached_is_judged_as_one_through_which_nothing_flows
     none = judged(f"torch:{tmp_path}/own.py:AllCutOff", only="contract.*,forward.*,grad.W_f.autodiff")
     assert [r.id for r in none.failures()] == ["contract.keys"]
     assert "returned no gradient of x, h0, c0, W_f" in none.failures()[0].reason
+
+
+@pytest.mark.parametrize("name", ["BatchFirst", "Masked"])
+def test_a_torch_module_that_declares_no_layout_says_itself_what_it_can(tmp_path, name):
+    """The batch first of a layer, and the weights of one with a mask; states may be (B, H)."""
+    (tmp_path / "own.py").write_text(A_MODULE_OF_ITS_OWN)
+    verdict = judged(f"torch:{tmp_path}/own.py:{name}", only="contract.*,forward.*,grad.W_f.autodiff")
+    assert not verdict.failures(), [(r.id, r.reason) for r in verdict.failures()]
+    assert verdict.forward == verdict.gradients == "pass"
+
+
+def test_a_torch_module_whose_state_has_another_shape_is_told_what_came(tmp_path):
+    (tmp_path / "own.py").write_text(A_MODULE_OF_ITS_OWN)
+    verdict = judged(f"torch:{tmp_path}/own.py:Short", only="contract.*,forward.*,grad.W_f.autodiff")
+    failed = {r.id: r.reason for r in verdict.failures()}
+    assert set(failed) == {"contract.shapes"}
+    assert failed["contract.shapes"] == "forward returned h_T with shape (3, 3); (3, 4) is due"
+
+
+def test_a_torch_module_of_a_variant_with_arrays_of_its_own_is_told_that_it_declares_no_layout(tmp_path):
+    (tmp_path / "own.py").write_text(A_MODULE_OF_ITS_OWN)
+    with pytest.raises(TargetError) as refused:
+        load(f"torch:{tmp_path}/own.py:Peephole")
+    assert "; it declares no layout, and that of its framework, with this variant, names weight_ih_l0, " in str(refused.value)
+    assert str(refused.value).endswith("and nothing is put into X.weight, X.bias, R.weight")
+
+
+def test_a_torch_module_with_one_weight_is_told_a_layout_for_one_weight(tmp_path):
+    (tmp_path / "own.py").write_text(A_MODULE_OF_ITS_OWN)
+    with pytest.raises(TargetError) as refused:
+        load(f"torch:{tmp_path}/own.py:Joint")
+    due = "layout = dict(order='ifgo', packed=True, joint='hx', biases=1, names={'W': …, 'b': …}), with 'xh' for a weight on [x, h]"
+    assert str(refused.value).endswith(
+        f"parameters are lin.weight (20, 8), lin.bias (20,) for D = 3, H = 5; give the class a `layout` that names them, as in {due}"
+    )

@@ -50,7 +50,7 @@ class Layer:
             for k in learnt:
                 write(own[k], values[k])  # a later call has written others where a module keeps its own
             wanted = {k: q for k, q in own.items() if q.requires_grad}
-            joined = {k: v for k, v in outputs.items() if v.requires_grad}  # nothing flows back through one that is detached
+            joined = {k: v for k, v in outputs.items() if v.requires_grad and k in cotangents}  # not through one that is detached
             if not wanted or not joined:
                 return {}
             flows = [tensor(cotangents[k]).to(v.dtype) for k, v in joined.items()]
