@@ -11,8 +11,9 @@ from lstm_ref.candidates import load as loading
 from lstm_ref.candidates.contract import ContractError, parse_supports
 from lstm_ref.candidates.layout import LayoutError, decode, effective, encode, resolve
 from lstm_ref.candidates.load import TargetError, load, plug
+from lstm_ref.candidates.reference import ReferenceLayer
 from lstm_ref.judgement.student import judge_student
-from lstm_ref.reference.symbols import LAYER_INPUTS, Sizes
+from lstm_ref.reference.symbols import GATES, LAYER_INPUTS, Sizes
 from lstm_ref.report import words
 
 from .strangers import CellByCell
@@ -94,6 +95,40 @@ def test_forget_bias_is_taken_off_and_the_rest_is_exact():
     assert np.array_equal(there["b_i"], case.inputs["b_i"])
 
 
+class Letters(ReferenceLayer):
+    """Weights under the names of gates, biases under those of the pre-activations, and every intermediate among the outputs."""
+
+    layout = {"names": {"W": "{gate}", "b": "a_{gate}"}}
+    scale = 1.0
+
+    def pullback(self, p):
+        outputs, pull = super().pullback({**p, **{f"W_{k}": p[k] for k in GATES}, **{f"b_{k}": p[f"a_{k}"] for k in GATES}})
+
+        def back(s):
+            g = pull(s)
+            weights = {k: g[f"W_{k}"] for k in GATES} | {f"a_{k}": g[f"b_{k}"] * (self.scale if k == "c" else 1) for k in GATES}
+            return {k: g[k] for k in ("x", "h0", "c0", "c_tilde")} | weights
+
+        return outputs, back
+
+    def forward(self, p):
+        return self.pullback(p)[0]
+
+
+class WrongLetters(Letters):
+    scale = 0.5
+
+
+def test_a_weight_may_have_the_name_of_an_intermediate():
+    """Under that name the gradients hold the weight's, and the outputs the intermediate."""
+    found = {r.id: r.outcome for r in verify(Letters, only="contract.*,forward.*,grad.*.autodiff,inter.*.autodiff").results}
+    assert {found[f"inter.{k}.autodiff"] for k in (*GATES, "a_c")} == {"not provided"}
+    assert all(found[f"forward.{k}"] == "pass" for k in (*GATES, "a_c", "c_T"))
+    assert found["grad.W_c.autodiff"] == found["grad.b_c.autodiff"] == found["inter.c_tilde.autodiff"] == "pass"
+    assert "fail" not in found.values()
+    assert [r.id for r in verify(WrongLetters, only="contract.*,grad.*.autodiff").failures()] == ["grad.b_c.autodiff"]
+
+
 class AddsOne(CellByCell):
     layout = Layout(forget_bias=1.0)
 
@@ -119,6 +154,11 @@ def test_forget_bias_raises_no_alarm(dtype):
         ({"interleaved": True}, "only packed gates can be interleaved"),
         ({"names": {"U": "u"}}, "names has ['U']"),
         ({"colour": 1}, "its fields are order"),
+        (
+            {"joint": "split", "packed": True, "names": {"W_h": "x"}},
+            "the name 'x' to x and to W_h; each array needs a name of its own",
+        ),
+        ({"names": {"b": "b"}}, "gives the name 'b' to b of gate f and to b of gate i"),
         ("pytorch", "must be one of 'textbook', 'torch', 'keras'"),
     ],
 )
@@ -250,20 +290,20 @@ class Wrong(torch.autograd.Function):
         return d * (1 - c**2)
 
 class ByHand(torch.nn.Module):
-    '''Gates i, f, g, o; one bias; parameters of its own names; transposed.'''
+    '''Gates i, f, g, o; one bias; parameters of its own names, one that of an intermediate; transposed.'''
     tanh = staticmethod(torch.tanh)
 
     def __init__(self, D, H):
         super().__init__()
         self.w = torch.nn.Parameter(torch.randn(D, 4 * H))
         self.u = torch.nn.Parameter(torch.randn(H, 4 * H))
-        self.bias = torch.nn.Parameter(torch.zeros(4 * H))
+        self.c = torch.nn.Parameter(torch.zeros(4 * H))
 
     def forward(self, x, state):
         h, c = state[0][0], state[1][0]
         out = []
         for x_t in x:
-            i, f, g, o = (x_t @ self.w + h @ self.u + self.bias).chunk(4, dim=-1)
+            i, f, g, o = (x_t @ self.w + h @ self.u + self.c).chunk(4, dim=-1)
             c = f.sigmoid() * c + i.sigmoid() * g.tanh()
             h = o.sigmoid() * self.tanh(c)
             out.append(h)

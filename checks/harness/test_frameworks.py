@@ -475,6 +475,115 @@ def test_doctor_and_check_know_that_onnx_gives_no_gradients(tmp_path, monkeypatc
     assert "gradients: not provided" in done.output
 
 
+CELLS_OF_THEIR_OWN = """
+import equinox, flax.linen, haiku, jax, jax.numpy as jnp
+from flax import nnx
+
+NAMES = dict(order="ifgo", packed=True, joint="split", transposed=True)
+
+def step(a, c):
+    i, f, g, o = jnp.split(a, 4, -1)
+    c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
+    return jax.nn.sigmoid(o) * jnp.tanh(c), c
+
+class Equinox(equinox.Module):
+    layout = dict(NAMES, names=dict(W_x="W.0", W_h="W.1", b="c"))
+    W: list
+    c: jax.Array
+
+    def __init__(self, D, H, *, key):
+        self.W, self.c = [jnp.ones((D, 4 * H)), jnp.ones((H, 4 * H))], jnp.ones(4 * H)
+
+    def __call__(self, x, state, *, key=None):
+        return step(x @ self.W[0] + state[0] @ self.W[1] + self.c, state[1])
+
+class EquinoxMore(Equinox):
+    more: jax.Array
+
+    def __init__(self, D, H, *, key):
+        super().__init__(D, H, key=key)
+        self.more = jnp.ones(H)
+
+class Haiku(haiku.RNNCore):
+    layout = dict(NAMES, names=dict(W_x="x_to.w", W_h="h_to.w", b="b"))
+
+    def __init__(self, H, name=None):
+        super().__init__(name)
+        self.H, self.from_x = H, haiku.Linear(4 * H, with_bias=False, name="x_to")
+
+    def __call__(self, x, s):
+        b = haiku.get_parameter("b", (4 * self.H,), x.dtype, init=jnp.zeros)
+        h, c = step(self.from_x(x) + haiku.Linear(4 * self.H, with_bias=False, name="h_to")(s.hidden) + b, s.cell)
+        return h, haiku.LSTMState(h, c)
+
+    def initial_state(self, batch_size):
+        raise NotImplementedError
+
+class Linen(flax.linen.Module):
+    layout = dict(NAMES, names=dict(W_x="wx", W_h="to_h.kernel", b="b"))
+    features: int
+
+    @flax.linen.compact
+    def __call__(self, carry, x):
+        c, h = carry
+        w = self.param("wx", flax.linen.initializers.ones, (x.shape[-1], 4 * self.features))
+        b = self.param("b", flax.linen.initializers.ones, (4 * self.features,))
+        h, c = step(x @ w + flax.linen.Dense(4 * self.features, use_bias=False, name="to_h", param_dtype=x.dtype)(h) + b, c)
+        return (c, h), h
+
+class LinenCut(Linen):
+    @flax.linen.compact
+    def __call__(self, carry, x):
+        return super().__call__((jax.lax.stop_gradient(carry[0]), carry[1]), x)
+
+class Nnx(nnx.Module):
+    layout = dict(NAMES, names=dict(W_x="wx", W_h="wh", b="o"))
+
+    def __init__(self, D, H, *, rngs):
+        self.wx, self.wh, self.o = (nnx.Param(jnp.ones(s)) for s in ((D, 4 * H), (H, 4 * H), (4 * H,)))
+
+    def __call__(self, carry, x):
+        c, h = carry
+        h, c = step(x @ self.wx[...] + h @ self.wh[...] + self.o[...], c)
+        return (c, h), h
+
+class NnxMissing(Nnx):
+    layout = dict(NAMES, names=dict(W_x="wx", W_h="wh", b="bias"))
+"""
+
+
+@pytest.mark.parametrize("target", ["equinox:Equinox", "haiku:Haiku", "flax:LinenCut", "flax:Nnx"])
+def test_the_arrays_of_a_cell_of_ones_own_are_those_that_its_layout_names(tmp_path, target):
+    """They have other names than the framework's, lie deeper or at the top, and no constructor takes a dtype."""
+    (tmp_path / "cells.py").write_text(CELLS_OF_THEIR_OWN)
+    verdict = judged(target.replace(":", f":{tmp_path}/cells.py:"), only="contract.*,forward.h,grad.*.autodiff")
+    assert verdict.forward == "pass"
+    assert verdict.gradients == ("fail" if "Cut" in target else "pass"), [(r.id, r.reason) for r in verdict.failures()]
+
+
+@pytest.mark.parametrize(
+    ("target", "sentence"),
+    [
+        (
+            "equinox:EquinoxMore",
+            "the module's parameters are W.0 (3, 20), W.1 (5, 20), c (20,), more (5,); the layout that it declares names W.0, W.1, c: "
+            "nothing is put into more",
+        ),
+        (
+            "flax:NnxMissing",
+            "the module's parameters are o (20,), wh (5, 20), wx (3, 20); the layout that it declares names wx, wh, bias: "
+            "there is no bias, and nothing is put into o",
+        ),
+    ],
+)
+def test_arrays_of_a_cell_of_ones_own_that_no_weight_is_for_are_refused(tmp_path, target, sentence):
+    (tmp_path / "cells.py").write_text(CELLS_OF_THEIR_OWN)
+    target = target.replace(":", f":{tmp_path}/cells.py:")
+    with pytest.raises(TargetError) as refused:
+        load(target)
+    assert str(refused.value) == f"{target}: {sentence}"
+
+
 A_MODULE_OF_ITS_OWN = """
 import torch
 
@@ -496,6 +605,48 @@ class Own(torch.nn.Module):
 
 class Cut(Own):
     cut = True
+
+class CutOff(torch.nn.LSTM):
+    which = "c"
+
+    def forward(self, x, state):
+        h, (h_T, c_T) = super().forward(x, state)
+        if self.which == "all":
+            return h.detach(), (h_T.detach(), c_T.detach())
+        return h, (h_T, c_T.detach())
+
+class AllCutOff(CutOff):
+    which = "all"
+
+class BatchFirst(torch.nn.LSTM):
+    def __init__(self, D, H):
+        super().__init__(D, H, batch_first=True)
+
+class Masked(Own):
+    variant = {"mask": "carry"}
+    layout = None
+
+    def forward(self, x, state, mask):
+        h, c, every = state[0][0], state[1][0], []
+        for x_t, m in zip(x, mask[..., None]):
+            i, f, g, o = (self.X(x_t) + self.R(h)).chunk(4, -1)
+            new = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+            h, c = m * torch.sigmoid(o) * torch.tanh(new) + (1 - m) * h, m * new + (1 - m) * c
+            every.append(h)
+        return torch.stack(every), (h, c)
+
+class Short(Masked):
+    def forward(self, x, state, mask):
+        y, (h, c) = super().forward(x, state, mask)
+        return y, (h[:, 1:], c)
+
+class Peephole(Own):
+    variant = {"peephole": True}
+
+class Joint(torch.nn.Module):
+    def __init__(self, D, H):
+        super().__init__()
+        self.lin = torch.nn.Linear(H + D, 4 * H)
 
 class Declared(Own):
     layout = dict(order='ifog', packed=True, joint='split', forget_bias=1.0, names={'W_x': 'X.weight', 'W_h': 'R.weight', 'b': 'X.bias'})
@@ -526,3 +677,108 @@ def test_no_difference_accuses_where_the_loss_bends_within_its_step():
     evidence = judge(bench, bench.case(fitted(spec, face))).evidence
     assert "J bends too much within the shortest step" in evidence["grad.h0.differences"].rule
     assert not [k for k, e in evidence.items() if e.outcome == "fail"]
+
+
+MODULES_THAT_KEEP = """
+import torch
+
+class Tanh(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, a, slot, t):
+        ctx.slot, ctx.t, slot[t] = slot, t, torch.tanh(a)
+        return slot[t].clone()
+
+    @staticmethod
+    def backward(ctx, d):
+        return d * (1 - ctx.slot[ctx.t] ** 2), None, None
+
+class Right(torch.nn.Module):
+    '''Its weights under a second name, and a cache of its own for every call.'''
+    fresh, keeps, kept = True, False, None
+
+    def __init__(self, D, H):
+        super().__init__()
+        self.cell = torch.nn.LSTMCell(D, H)
+        self.weights, self.slot = list(self.cell.parameters()), {}
+
+    def forward(self, x, state):
+        (h, c), every, (w, u, b, d) = (s[0] for s in state), [], self.weights
+        if self.keeps:
+            if self.kept is not None and self.kept[0].shape == h.shape:
+                h, c = (h + self.kept[0]) / 2, c
+            self.kept = (h.detach(), c.detach())
+        slot = {} if self.fresh else self.slot
+        for t, x_t in enumerate(x):
+            i, f, g, o = (x_t @ w.T + h @ u.T + b + d).chunk(4, -1)
+            c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+            h = torch.sigmoid(o) * Tanh.apply(c, slot, t)
+            every.append(h)
+        return torch.stack(every), (h[None], c[None])
+
+class OneSlot(Right):
+    fresh = False
+
+class Stateful(Right):
+    keeps = True
+"""
+
+
+@pytest.mark.parametrize(("name", "caught"), [("Right", set()), ("OneSlot", {"state.interleaved"}), ("Stateful", {"state.repeat"})])
+def test_what_a_torch_module_keeps_from_call_to_call_is_met_by_the_next(tmp_path, name, caught):
+    """A module is made once, as by its users: one cache for all calls, and a state that is kept, are caught."""
+    (tmp_path / "keeps.py").write_text(MODULES_THAT_KEEP)
+    verdict = judged(f"torch:{tmp_path}/keeps.py:{name}", only="contract.*,forward.h,grad.W_f.autodiff,state.*")
+    failed = {r.id: r.reason for r in verdict.failures()}
+    assert set(failed) == caught if name != "Stateful" else caught <= set(failed)
+    if name == "Stateful":
+        due = (
+            "the output h of the same call is another one than before: it depends on earlier calls; keep no state from one call to the next"
+        )
+        assert failed["state.repeat"] == due
+
+
+def test_an_output_that_is_detached_is_judged_as_one_through_which_nothing_flows_back(tmp_path):
+    (tmp_path / "own.py").write_text(A_MODULE_OF_ITS_OWN)
+    verdict = judged(f"torch:{tmp_path}/own.py:CutOff", only="contract.*,forward.*,grad.*.autodiff")
+    assert verdict.forward == "pass"
+    assert {r.id for r in verdict.failures()} >= {"grad.c0.autodiff", "grad.W_f.autodiff"}
+    assert not [r.id for r in verdict.failures() if r.id[:8] == "contract"]
+    assert "the cotangent of the returned c_T is missing (B:cell)" in words.explanation(verdict)
+    none = judged(f"torch:{tmp_path}/own.py:AllCutOff", only="contract.*,forward.*,grad.W_f.autodiff")
+    assert [r.id for r in none.failures()] == ["contract.keys"]
+    assert "returned no gradient of x, h0, c0, W_f" in none.failures()[0].reason
+
+
+@pytest.mark.parametrize("name", ["BatchFirst", "Masked"])
+def test_a_torch_module_that_declares_no_layout_says_itself_what_it_can(tmp_path, name):
+    """The batch first of a layer, and the weights of one with a mask; states may be (B, H)."""
+    (tmp_path / "own.py").write_text(A_MODULE_OF_ITS_OWN)
+    verdict = judged(f"torch:{tmp_path}/own.py:{name}", only="contract.*,forward.*,grad.W_f.autodiff")
+    assert not verdict.failures(), [(r.id, r.reason) for r in verdict.failures()]
+    assert verdict.forward == verdict.gradients == "pass"
+
+
+def test_a_torch_module_whose_state_has_another_shape_is_told_what_came(tmp_path):
+    (tmp_path / "own.py").write_text(A_MODULE_OF_ITS_OWN)
+    verdict = judged(f"torch:{tmp_path}/own.py:Short", only="contract.*,forward.*,grad.W_f.autodiff")
+    failed = {r.id: r.reason for r in verdict.failures()}
+    assert set(failed) == {"contract.shapes"}
+    assert failed["contract.shapes"] == "forward returned h_T with shape (3, 3); (3, 4) is due"
+
+
+def test_a_torch_module_of_a_variant_with_arrays_of_its_own_is_told_that_it_declares_no_layout(tmp_path):
+    (tmp_path / "own.py").write_text(A_MODULE_OF_ITS_OWN)
+    with pytest.raises(TargetError) as refused:
+        load(f"torch:{tmp_path}/own.py:Peephole")
+    assert "; it declares no layout, and that of its framework, with this variant, names weight_ih_l0, " in str(refused.value)
+    assert str(refused.value).endswith("and nothing is put into X.weight, X.bias, R.weight")
+
+
+def test_a_torch_module_with_one_weight_is_told_a_layout_for_one_weight(tmp_path):
+    (tmp_path / "own.py").write_text(A_MODULE_OF_ITS_OWN)
+    with pytest.raises(TargetError) as refused:
+        load(f"torch:{tmp_path}/own.py:Joint")
+    due = "layout = dict(order='ifgo', packed=True, joint='hx', biases=1, names={'W': …, 'b': …}), with 'xh' for a weight on [x, h]"
+    assert str(refused.value).endswith(
+        f"parameters are lin.weight (20, 8), lin.bias (20,) for D = 3, H = 5; give the class a `layout` that names them, as in {due}"
+    )

@@ -41,6 +41,7 @@ from .layout import PRESETS, Layout, blocks_in, decode, encode, encode_by_time
 CALL_SECONDS = 6.0  # a framework's first call compiles; a run in which one call hangs still ends within ten
 LONGEST_QUOTE = 300  # characters of what foreign code says
 NUMBERS = "fciub"  # kinds of dtypes that are numbers, in whatever precision
+INNER = frozenset((*LAYER_OUTPUTS, *MODEL_INTERMEDIATES))  # what is computed, and not given
 # what a loss is divided by, from the sizes and the weights of the positions
 REDUCTIONS = {
     "sum": lambda n, w: 1.0,
@@ -192,14 +193,22 @@ class Answer(NamedTuple):
     raw: dict[str, np.ndarray]
 
 
+class Due(NamedTuple):
+    """The shapes of what a candidate may return, by textbook names and by its own."""
+
+    textbook: Mapping[str, tuple[int, ...]]
+    own: Mapping[str, tuple[int, ...]]
+
+
 class Call(NamedTuple):
-    """The arrays of one call, converted once: what the candidate is given, and the shapes that are due, by textbook
-    names and by the candidate's."""
+    """The arrays of one call, converted once: what the candidate is given, the shapes of everything by textbook names, and of what
+    it may return as outputs and as gradients."""
 
     candidate: Candidate
     inputs: dict[str, np.ndarray]
     shapes: Mapping[str, tuple[int, ...]]
-    own_shapes: Mapping[str, tuple[int, ...]]
+    outputs: Due
+    gradients: Due
     dtype: np.dtype
     sizes: Sizes
 
@@ -210,7 +219,7 @@ def prepare(candidate: Candidate, inputs: dict, dtype: np.dtype, memory: str = "
     n = Sizes(T, B, D, inputs["c0"].shape[-1], inputs["W_v"].shape[0] if "W_v" in inputs else 1)
     shapes = _shapes(candidate.variant, candidate.model, n)
     user = {k: placed(v, memory) for k, v in encode(candidate.layout, inputs, dtype).items()}
-    return Call(candidate, user, shapes, _own_shapes(candidate.layout, user, shapes), dtype, n)
+    return Call(candidate, user, shapes, *_to_return(candidate.layout, user, shapes), dtype, n)
 
 
 @functools.lru_cache(maxsize=256)
@@ -355,7 +364,7 @@ def answer(call: Call, returned, where: str, due: tuple[str, ...], read: tuple[s
     """A dict of the candidate's arrays, checked and converted; only those of `read`, if given. Raises Finding if it is no dict."""
     if not isinstance(returned, dict):
         raise Finding("contract.call", f"{where} returned {kind(returned)}; a dict of arrays is due")
-    layout, shapes = call.candidate.layout, call.own_shapes
+    layout, (known, shapes) = call.candidate.layout, call.outputs if where == "forward" else call.gradients
     faults: dict[str, Finding] = {}
     if isinstance(returned, Returned) and returned.remark:
         faults["process"] = Finding("contract.call", f"{where} {returned.remark} at {_at(call.sizes)}")
@@ -381,8 +390,8 @@ def answer(call: Call, returned, where: str, due: tuple[str, ...], read: tuple[s
             if array.dtype.kind in NUMBERS or array.dtype.name == "bfloat16":
                 raw[name] = array
         if fault is not None:
-            faults |= _faults(call, name, due, fault, name in raw)
-    arrays = decode(layout, good, call.shapes)
+            faults |= _faults(call, blocks_in(layout, name, tuple(known)), name, due, fault, name in raw)
+    arrays = decode(layout, good, known)
     if missing := [k for k in due if k not in arrays and k not in faults]:
         what = "output" if where == "forward" else "gradient of"
         absent = dict.fromkeys(map(plain, missing))
@@ -393,14 +402,12 @@ def answer(call: Call, returned, where: str, due: tuple[str, ...], read: tuple[s
     return Answer(arrays, faults, raw)
 
 
-def _faults(call: Call, name: str, due: tuple[str, ...], fault: Finding, numeric: bool) -> dict[str, Finding]:
+def _faults(call: Call, blocks, name: str, due: tuple[str, ...], fault: Finding, numeric: bool) -> dict[str, Finding]:
     """What is wrong with an array that came back, for every textbook block in it; nothing where it is declared as not provided, or
     has the name of something optional and holds no numbers: that is a key of the candidate's own."""
-    layout = call.candidate.layout
-    blocks = blocks_in(layout, name, tuple(call.shapes))
     if all(f"{plain(k)}_gradient" in call.candidate.supports.missing for k in blocks):
         return {}  # what is declared as not provided may be anything
-    of_lstm = [k for k in blocks if k not in due and k in (*LAYER_OUTPUTS, *MODEL_INTERMEDIATES)]
+    of_lstm = [k for k in blocks if k not in due and k in INNER]
     if of_lstm and not numeric:
         return {}
     if of_lstm:
@@ -434,15 +441,18 @@ def _odd(dtype: np.dtype) -> str:
     return ", which cuts off what is added to it" if dtype.kind in "iub" else ", which is none of numbers" if dtype.kind == "O" else ""
 
 
-def _own_shapes(layout: Layout, user: dict, shapes: Mapping) -> dict[str, tuple[int, ...]]:
-    """The shape that is due for every name the candidate may return."""
+def _to_return(layout: Layout, user: dict, shapes: Mapping) -> tuple[Due, Due]:
+    """What may be among the outputs, and among the gradients: a gradient under the name of an input is that input's, though an
+    intermediate, "c" say, has the same name."""
+    inner = {k: due for k, due in shapes.items() if k in INNER}
+    outputs = {}
+    for key, due in inner.items():
+        timed = layout.batch_first and len(due) == 3 and key[-2:] != "_T"
+        outputs[layout.name(key)] = (due[1], due[0], *due[2:]) if timed else due
     data = {layout.name(k) for k in (*DATA, "y", "w")} if "W_v" in shapes else {layout.name(k) for k in DATA if k in shapes}
     own = {k: v.shape for k, v in user.items() if k not in data}  # at layer level a weight may have the name of y
-    for key, due in shapes.items():
-        if key in LAYER_OUTPUTS or key in MODEL_INTERMEDIATES:
-            timed = layout.batch_first and len(due) == 3 and key[-2:] != "_T"
-            own[layout.name(key)] = (due[1], due[0], *due[2:]) if timed else due
-    return own
+    named = {k: due for k, due in shapes.items() if k not in inner or layout.name(k) not in user}
+    return Due(inner, outputs), Due(named, {**outputs, **own})
 
 
 def guarded(call: Call, where: str, function: Callable, *args):

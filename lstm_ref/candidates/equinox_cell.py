@@ -1,16 +1,17 @@
 """equinox: equinox.nn.LSTMCell, or a subclass of a user's, scanned over time.
 
-Gates i, f, g, o in packed arrays, one bias; the cell takes one row, so that the batch is mapped over it.
+Gates i, f, g, o in packed arrays, one bias; the cell takes one row, so that the batch is mapped over it. The arrays of a user's class
+are those that its `layout` names, by their paths in it.
 """
 
 from __future__ import annotations
 
-import dataclasses
-
 from ..reference.variant import Variant
 from . import jax_engine
+from .equinox_build import build, filled, probe
 from .jax_cell import over_time
 from .layout import Layout
+from .matching import matched
 
 CLASSES = ("LSTMCell",)
 OPTIONS = ("use_bias",)
@@ -32,7 +33,7 @@ def variant(cls, options: dict, declared: Variant) -> Variant:
 
 
 def layout(cls, options: dict, variant: Variant, declared: Layout | None) -> Layout:
-    return declared or dataclasses.replace(LAYOUT, biases=1 if options.get("use_bias", True) else 0)
+    return matched(declared or LAYOUT, variant, *probe(cls, options), declared is not None)
 
 
 def supports(cls, options: dict, variant: Variant) -> dict:
@@ -41,14 +42,10 @@ def supports(cls, options: dict, variant: Variant) -> dict:
 
 def function(cls, options: dict):
     """The LSTM of a class that is built as `cls(D, H, key=…)`."""
-    import equinox
     import jax
 
     def lstm(inputs):
-        D, H = inputs["x"].shape[-1], inputs["h0"].shape[-1]
-        cell = cls(D, H, key=jax.random.PRNGKey(0), **options)
-        names = [k for k in ("weight_ih", "weight_hh", "bias") if k in inputs]
-        cell = equinox.tree_at(lambda m: [getattr(m, k) for k in names], cell, [inputs[k] for k in names])
+        cell = filled(build(cls, options, inputs["x"].shape[-1], inputs["h0"].shape[-1]), inputs)
         return over_time(lambda x, h, c: jax.vmap(cell)(x, (h, c)), inputs["x"], inputs["h0"], inputs["c0"])
 
     return lstm

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from ..reference.variant import Variant
 from . import jax_engine
-from .flax_build import build, step
+from .flax_build import build, probe, step
 from .flax_variant import variant_of
 from .jax_cell import over_time
 from .layout import Layout
+from .matching import matched
 
 CLASSES = ("LSTMCell", "OptimizedLSTMCell", "nnx.LSTMCell", "nnx.OptimizedLSTMCell")
 OPTIONS = ("activation_fn", "gate_fn")
@@ -40,7 +41,7 @@ def layout(cls, options: dict, variant: Variant, declared: Layout | None) -> Lay
 
     packed = issubclass(cls, flax.nnx.OptimizedLSTMCell)
     own = Layout(order="ifgo", packed=packed, joint="split", transposed=True, names=PACKED if packed else NAMES)
-    return declared or own
+    return matched(declared or own, variant, *probe(cls, options), declared is not None)
 
 
 def supports(cls, options: dict, variant: Variant) -> dict:
@@ -51,6 +52,7 @@ def function(cls, options: dict):
     def lstm(inputs):
         x, h0, c0 = (inputs[k] for k in ("x", "h0", "c0"))
         cell = build(cls, {"param_dtype": x.dtype, "dtype": x.dtype, **options}, x.shape[-1], h0.shape[-1])
-        return over_time(step(cell, inputs), x, h0, c0)
+        weights = {k: v for k, v in inputs.items() if k not in ("x", "h0", "c0")}
+        return over_time(step(cell, weights), x, h0, c0)
 
     return lstm

@@ -1,14 +1,17 @@
 """haiku: haiku.LSTM, or a subclass of a user's, scanned over time.
 
-One linear layer on [x, h], gates i, g, f, o, and a 1 that the core itself adds to the forget gate.
+One linear layer on [x, h], gates i, g, f, o, and a 1 that the core itself adds to the forget gate. The arrays of a user's class
+are those that its `layout` names, each behind its module, as in "linear.w".
 """
 
 from __future__ import annotations
 
 from ..reference.variant import Variant
 from . import jax_engine
+from .haiku_build import probe, step
 from .jax_cell import over_time
 from .layout import Layout
+from .matching import matched
 
 CLASSES = ("LSTM",)
 OPTIONS: tuple[str, ...] = ()
@@ -30,7 +33,7 @@ def variant(cls, options: dict, declared: Variant) -> Variant:
 
 
 def layout(cls, options: dict, variant: Variant, declared: Layout | None) -> Layout:
-    return declared or LAYOUT
+    return matched(declared or LAYOUT, variant, *probe(cls, options), declared is not None)
 
 
 def supports(cls, options: dict, variant: Variant) -> dict:
@@ -38,18 +41,9 @@ def supports(cls, options: dict, variant: Variant) -> dict:
 
 
 def function(cls, options: dict):
-    """The LSTM of a core that is built as `cls(H)`."""
-    import haiku
+    """The LSTM of a core that is built as `cls(H, name=…)`."""
 
     def lstm(inputs):
-        H = inputs["h0"].shape[-1]
-
-        def step(x, h, c):
-            _, state = cls(H, name="core", **options)(x, haiku.LSTMState(h, c))
-            return state.hidden, state.cell
-
-        apply = haiku.without_apply_rng(haiku.transform(step)).apply
-        params = {"core/linear": {"w": inputs["linear.w"], "b": inputs["linear.b"]}}
-        return over_time(lambda x, h, c: apply(params, x, h, c), inputs["x"], inputs["h0"], inputs["c0"])
+        return over_time(step(cls, options, inputs), inputs["x"], inputs["h0"], inputs["c0"])
 
     return lstm

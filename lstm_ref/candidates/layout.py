@@ -121,20 +121,32 @@ PRESETS = {
 
 
 def resolve(layout) -> Layout:
-    """A Layout from what a candidate declares: nothing, a preset's name, a dict of fields, or a Layout."""
+    """A Layout from what a candidate declares: nothing, a preset's name, a dict of fields, or a Layout. Raises LayoutError."""
     if layout is None:
         return PRESETS["textbook"]
     if isinstance(layout, Layout):
-        return layout
+        return _told_apart(layout)
     if isinstance(layout, dict):
         try:
-            return Layout(**layout)
+            return _told_apart(Layout(**layout))
         except TypeError as error:
             fields = ", ".join(Layout.__dataclass_fields__)
             raise LayoutError(f"layout {layout!r} is not understood ({error}); its fields are {fields}") from None
     if isinstance(layout, str) and layout in PRESETS:
         return PRESETS[layout]
     raise LayoutError(f"layout is {layout!r}; it must be one of {', '.join(map(repr, PRESETS))}, a dict of fields or a Layout")
+
+
+def _told_apart(layout: Layout) -> Layout:
+    """The layout, if no two arrays that a candidate is given have one name in it."""
+    given: dict[str, str] = {}
+    for key in ("x", "h0", "c0", *(key for key, _ in layout.parts)):
+        for letter in layout.order if key in _GATE_KEYS and not layout.packed else "-":
+            name, of = layout.template(key).replace("{gate}", letter), key if letter == "-" else f"{key} of gate {letter}"
+            if name in given:
+                raise LayoutError(f"layout gives the name {name!r} to {given[name]} and to {of}; each array needs a name of its own")
+            given[name] = of
+    return layout
 
 
 def encode(layout: Layout, inputs: dict, dtype: np.dtype) -> dict[str, np.ndarray]:
@@ -189,9 +201,8 @@ def decode(layout: Layout, user: dict, key_shapes: Mapping[str, tuple[int, ...]]
     `key_shapes` holds the textbook shapes of everything that may be there; what is absent stays absent.
     """
     suffixes = _suffixes(key_shapes)
-    if layout == PRESETS["textbook"] and suffixes == ("",):
+    if layout == PRESETS["textbook"] and suffixes in ((), ("",)):
         return dict(user)
-    P = key_shapes["h0"][-1]
     found: dict[str, np.ndarray] = {}
     for key in key_shapes:
         if plain(key) in _BY_GATE or (name := layout.name_of(key)) not in user:
@@ -211,7 +222,7 @@ def decode(layout: Layout, user: dict, key_shapes: Mapping[str, tuple[int, ...]]
             if "hx" in piece:
                 found[f"W_{k}{suffix}"] = piece["hx"]
             elif "xh" in piece:
-                D = piece["xh"].shape[-1] - P
+                D = piece["xh"].shape[-1] - key_shapes["h0"][-1]
                 found[f"W_{k}{suffix}"] = np.concatenate([piece["xh"][:, D:], piece["xh"][:, :D]], axis=-1)
             elif "x" in piece and "h" in piece:
                 found[f"W_{k}{suffix}"] = np.concatenate([piece["h"], piece["x"]], axis=-1)

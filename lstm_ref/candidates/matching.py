@@ -10,7 +10,7 @@ import dataclasses
 import numpy as np
 
 from ..reference.symbols import Sizes
-from ..reference.variant import Variant
+from ..reference.variant import TEXTBOOK, Variant
 from .layout import Layout, LayoutError, encode
 
 Shapes = dict[str, tuple[int, ...]]
@@ -20,8 +20,8 @@ def matched(layout: Layout, variant: Variant, sizes: tuple[int, int], shapes: Sh
     """The layout with the names of a module's parameters, whose shapes are those at the sizes (D, H).
 
     Their names are the layout's, perhaps each behind the same prefix, as in "rnn.weight_ih_l0". Where the layout is not
-    `declared`, a module without biases is seen to have none, and the parameters of a textbook LSTM may have any names.
-    Raises LayoutError.
+    `declared`, a module without biases is seen to have none, and the parameters of an LSTM with the textbook's arrays may have any
+    names. Raises LayoutError.
     """
     if not declared and not any(len(shape) == 1 for shape in shapes.values()):
         layout = dataclasses.replace(layout, biases=0)
@@ -36,9 +36,12 @@ def matched(layout: Layout, variant: Variant, sizes: tuple[int, int], shapes: Sh
         _agreed({prefix + k: given[k].shape for k in wanted}, shapes, sizes)
         keys = (*(key for key, _ in layout.parts), "p", "gain", "W_r")
         return dataclasses.replace(layout, names={**layout.names, **{k: prefix + layout.template(k) for k in keys}})
-    if not declared and variant.textbook:
+    if not declared and set(variant.parameters) == set(TEXTBOOK.parameters):
         return _by_shape(layout, sizes, shapes)
-    raise LayoutError(f"the module's parameters are {_listed(shapes)}; the layout that it declares names {', '.join(wanted)}")
+    said = "the layout that it declares names" if declared else "it declares no layout, and that of its framework, with this variant, names"
+    absent, empty = [k for k in wanted if k not in shapes], [k for k in shapes if k not in wanted]
+    wrong = [f"there is no {', '.join(absent)}"] * bool(absent) + [f"nothing is put into {', '.join(empty)}"] * bool(empty)
+    raise LayoutError(f"the module's parameters are {_listed(shapes)}; {said} {', '.join(wanted)}: {', and '.join(wrong)}")
 
 
 def _agreed(due: Shapes, shapes: Shapes, sizes: tuple[int, int]) -> None:
@@ -56,10 +59,12 @@ def _by_shape(layout: Layout, sizes: tuple[int, int], shapes: Shapes) -> Layout:
         names = {"W_x": found["W_x"][0], "W_h": found["W_h"][0]}
         names |= dict(zip(("b",) if len(found["b"]) == 1 else ("b_x", "b_h"), found["b"], strict=False))
         transposed = shapes[names["W_h"]] == (H, 4 * H)
-        return dataclasses.replace(layout, transposed=transposed, biases=len(found["b"]), names=names)
+        return dataclasses.replace(layout, packed=True, joint="split", transposed=transposed, biases=len(found["b"]), names=names)
+    joint = any(sorted(s) == sorted(axes) for s in shapes.values() for axes in ((D + H, 4 * H), (D + H, H)))
+    one = "joint='hx', biases=1, names={'W': …, 'b': …}" if joint else "joint='split', biases=1, names={'W_x': …, 'W_h': …, 'b': …}"
     raise LayoutError(
         f"the module's parameters are {_listed(shapes)} for D = {D}, H = {H}; give the class a `layout` that names them, "
-        "as in layout = dict(order='ifgo', packed=True, joint='split', biases=1, names={'W_x': …, 'W_h': …, 'b': …})"
+        f"as in layout = dict(order='ifgo', packed=True, {one})" + (", with 'xh' for a weight on [x, h]" if joint else "")
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from .layout import LayoutError
+from .torch_tensors import write
 
 
 class Built(NamedTuple):
@@ -36,10 +37,7 @@ def probe(cls, options: dict) -> Built:
 
 def fill(module, inputs: dict) -> None:
     """Write the weights among the inputs into the module, whose parameters take their place: gradients are those of them."""
-    import torch
-
     parameters = dict(module.named_parameters())
-    with torch.no_grad():
-        for k, p in parameters.items():
-            p.copy_(inputs[k])
+    for k, p in parameters.items():
+        write(p, inputs[k])
     inputs |= parameters

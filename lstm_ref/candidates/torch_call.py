@@ -17,10 +17,12 @@ def called(module, inputs: dict, packed: bool) -> dict:
 
 
 def _layer(module, x, h0, c0, **masks) -> dict:
-    """`module(x, (h0, c0))` with states (layers · directions, B, ·); the contract has them as (B, ·) where there is one."""
+    """`module(x, (h0, c0))` with states (layers · directions, B, ·); the contract has them as (B, ·) where there is one, and so
+    may the module return it."""
     one = h0.ndim == 2
-    h, (h_n, c_n) = module(x, (h0[None], c0[None]) if one else (h0, c0), **masks)
-    return {"h": h, "h_T": h_n[0] if one else h_n, "c_T": c_n[0] if one else c_n}
+    h, last = module(x, (h0[None], c0[None]) if one else (h0, c0), **masks)
+    h_T, c_T = (s[0] if one and s.ndim == 3 and len(s) == 1 else s for s in last)
+    return {"h": h, "h_T": h_T, "c_T": c_T}
 
 
 def _packed(module, x, h0, c0, lengths) -> dict:

@@ -6,15 +6,17 @@ from collections.abc import Callable
 from typing import Any
 
 from ..reference.variant import DATA
-from .torch_tensors import array, tensor
+from .torch_tensors import array, tensor, write
+
+KEPT = 32  # modules of different sizes
 
 
 class Layer:
     """A function of tensors through the plug-in contract: `function(inputs) -> outputs`, both dicts.
 
     The function may put another tensor in the place of one of its inputs, as a module does whose own parameter holds that
-    array: gradients are those of what stands there then. Where no backward pass is under way it is given `once`, too, which
-    keeps what is made under a key for later calls; else it makes everything anew, so that calls cannot meet.
+    array: gradients are those of what stands there then. It is given `once`, too, which keeps what is made under a key, a module
+    say, so that what one call leaves there is met by the next, as it is by its users.
     """
 
     def __init__(self, function: Callable[..., dict]):
@@ -30,6 +32,8 @@ class Layer:
 
     def _once(self, key, make: Callable[[], Any]):
         if key not in self.kept:
+            if len(self.kept) == KEPT:
+                del self.kept[next(iter(self.kept))]
             self.kept[key] = make()
         return self.kept[key]
 
@@ -38,14 +42,19 @@ class Layer:
 
         given = {k: tensor(v) for k, v in inputs.items()}
         learnt = [k for k, v in given.items() if v.is_floating_point() and k not in DATA]
-        for k in learnt:
-            given[k].requires_grad_()
-        outputs = self.function(given)
-        wanted = [given[k] for k in learnt]
+        values = {k: given[k].requires_grad_() for k in learnt}
+        outputs = self.function(given, self._once)
+        own = {k: given[k] for k in learnt}
 
         def pull(cotangents):
-            flows = [tensor(cotangents[k]).to(outputs[k].dtype) for k in outputs]
-            found = torch.autograd.grad(list(outputs.values()), wanted, flows, retain_graph=True, allow_unused=True)
-            return {k: array(g) for k, g in zip(learnt, found, strict=True) if g is not None}
+            for k in learnt:
+                write(own[k], values[k])  # a later call has written others where a module keeps its own
+            wanted = {k: q for k, q in own.items() if q.requires_grad}
+            joined = {k: v for k, v in outputs.items() if v.requires_grad and k in cotangents}  # not through one that is detached
+            if not wanted or not joined:
+                return {}
+            flows = [tensor(cotangents[k]).to(v.dtype) for k, v in joined.items()]
+            found = torch.autograd.grad(list(joined.values()), list(wanted.values()), flows, retain_graph=True, allow_unused=True)
+            return {k: array(g) for k, g in zip(wanted, found, strict=True) if g is not None}
 
         return {k: array(v.detach()) for k, v in outputs.items()}, pull

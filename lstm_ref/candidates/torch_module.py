@@ -1,9 +1,10 @@
 """torch: torch.nn.LSTM and LSTMCell, or a user's own nn.Module that is called like the layer.
 
 The module is built as `Class(D, H)`, called as `module(x, (h0, c0))` with states (layers · directions, B, H), and returns
-`(y, (h_n, c_n))`; a subclass of LSTMCell is called step by step. Its parameters are matched to the layout by name, else by
-shape. A torch.nn.LSTM says itself how many layers and directions it has; another module may declare a `variant`, and the masks
-of that come as keywords, but lengths as a packed sequence where `packed` is asked for.
+`(y, (h_n, c_n))`, of one layer also with states (B, H); a subclass of LSTMCell is called step by step. Its parameters are matched
+to the layout by name, else by shape. A torch.nn.LSTM says itself how many layers and directions it has, and, where it declares no
+layout, whether the batch comes first; another module may declare a `variant`, and the masks of that come as keywords, but lengths
+as a packed sequence where `packed` is asked for.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from .layout import PRESETS, Layout
 from .matching import matched
 from .torch_build import build, fill, probe
 from .torch_call import called
-from .torch_variant import variant_of
+from .torch_variant import has_batch_first, variant_of
 
 CLASSES = ("LSTM", "LSTMCell")
 OPTIONS = ("batch_first", "bias", "num_layers", "bidirectional", "proj_size", "packed")
@@ -38,8 +39,9 @@ def variant(cls, options: dict, declared: Variant) -> Variant:
 
 def layout(cls, options: dict, variant: Variant, declared: Layout | None) -> Layout:
     layout = declared or PRESETS["torch"]
-    layout = dataclasses.replace(layout, batch_first=layout.batch_first or bool(options.get("batch_first")))
-    _, sizes, shapes = probe(cls, options)
+    module, sizes, shapes = probe(cls, options)
+    first = options.get("batch_first") or (declared is None and has_batch_first(module))
+    layout = dataclasses.replace(layout, batch_first=layout.batch_first or bool(first))
     return matched(layout, variant, sizes, shapes, declared is not None)
 
 
@@ -48,7 +50,7 @@ def supports(cls, options: dict, variant: Variant) -> dict:
 
 
 def function(cls, options: dict):
-    def lstm(inputs, once=lambda key, make: make()):
+    def lstm(inputs, once):
         sizes, dtype = (inputs["x"].shape[-1], inputs["c0"].shape[-1]), inputs["x"].dtype
         module = once((sizes, dtype), lambda: build(cls, options, *sizes).to(dtype))
         fill(module, inputs)

@@ -15,3 +15,10 @@ def variant_of(module, declared: Variant, packed: bool) -> Variant:
         direction = "both" if module.bidirectional else "forward"
         declared = dataclasses.replace(declared, layers=module.num_layers, direction=direction, projection=module.proj_size)
     return dataclasses.replace(declared, mask="zero", lengths=True) if packed else declared
+
+
+def has_batch_first(module) -> bool:
+    """Whether a torch.nn.LSTM was built so, by an option or by its own class."""
+    import torch
+
+    return isinstance(module, torch.nn.LSTM) and module.batch_first

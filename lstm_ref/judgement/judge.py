@@ -185,6 +185,7 @@ class Judged:
     evidence: dict[str, Evidence] = field(default_factory=dict)
     gradients: Answer | None = None
     outputs: tuple[str, ...] = ()
+    values: dict[str, np.ndarray] = field(default_factory=dict)
 
     def add(self, check: str, evidence: Evidence) -> None:
         known = self.evidence.get(check)
@@ -223,6 +224,7 @@ def judge(bench: Bench, case: Case, with_differences: bool = True, with_taps: bo
     if outputs is None:
         return found
     bench.output_names = found.outputs = tuple(k for k in LAYER_OUTPUTS if k in outputs.arrays)
+    found.values = {k: outputs.arrays[k] for k in found.outputs}
     for answer in filter(None, (outputs, found.gradients)):
         _contract_evidence(found, answer, bench)
     forward_right = _judge_forward(found, outputs, bench)

@@ -8,6 +8,7 @@ import numpy as np
 
 from ..candidates import contract
 from ..candidates.contract import Answer, Finding
+from . import tolerances as tol
 from .comparison import worst_of
 from .judge import Bench, Judged
 from .laws import _agree
@@ -49,9 +50,20 @@ def _same(bench: Bench, judged: Judged, answer: Answer, expected: Answer | None 
     return evidence._replace(outcome=FAIL if evidence.outcome == FAIL else PASS, note=note)
 
 
+def _other_outputs(bench: Bench, judged: Judged, answer: Answer) -> Evidence | None:
+    """The failure where outputs are not those of the first judgement of this case, within twice their tolerance."""
+    keys = [k for k in judged.values if k in answer.arrays and k in judged.point.conditions]
+    limits = {k: 2 * tol.tolerance(judged.point.conditions[k], bench.u(k)) for k in keys}
+    found = _agree(bench, {k: answer.arrays[k] for k in keys}, {k: judged.values[k] for k in keys}, limits)
+    if found.outcome != FAIL:
+        return None
+    sentence = f"the output {found.quantity} of the same call is another one than before: it depends on earlier calls"
+    return Evidence(FAIL, np.inf, found.quantity, rule=f"{sentence}; keep no state from one call to the next")
+
+
 def _repeat(bench: Bench, judged: Judged, other: Judged) -> Evidence:
-    _, again = contract.run(_call(bench, judged), bench.instance, judged.case.cotangents)
-    return _same(bench, judged, again)
+    outputs, again = contract.run(_call(bench, judged), bench.instance, judged.case.cotangents)
+    return _other_outputs(bench, judged, outputs) or _same(bench, judged, again)
 
 
 def _second_backward(bench: Bench, judged: Judged, other: Judged) -> Evidence | None:
@@ -98,8 +110,10 @@ def _two(bench: Bench, judged: Judged, other: Judged, one, two) -> Evidence:
     """Forward here, forward there, backward here, backward there."""
     outputs, pull = contract.start(_call(bench, judged), one)
     kept = contract.snapshot(outputs.raw)
-    _, other_pull = contract.start(_call(bench, other), two)
+    other_outputs, other_pull = contract.start(_call(bench, other), two)
     found = [_overwritten("output", kept, ELSEWHERE)]
+    if changed := _other_outputs(bench, judged, outputs) or _other_outputs(bench, other, other_outputs):
+        return changed
     answer = pull(judged.case.cotangents)
     found.append(_same(bench, judged, answer))
     kept = contract.snapshot(answer.raw)

@@ -84,7 +84,8 @@ def card(console: Console, v: Verdict, layout: Layout | None, files: dict[tuple[
             if names := [r.id for r in quiet if r.outcome == outcome]:
                 console.print(f"  [dim]{outcome}: {_folded(names)}[/]", highlight=False)
         console.print()
-    failures = sorted(v.failures(), key=lambda r: r.counterexample is None or not r.counterexample.primary)
+    # beside the smallest case: where the same call gives something else each time, nothing that follows can be trusted
+    failures = sorted(v.failures(), key=lambda r: (r.counterexample is None or not r.counterexample.primary, r.id != "state.repeat"))
     for r in failures[:SHOWN_FAILURES]:
         console.print(escape(words.failure(r, v.target, layout, files.get((r.id, r.dtype)))), highlight=False, soft_wrap=True)
         console.print()
