@@ -161,6 +161,27 @@ def test_doctor_of_a_student():
     assert "gradients() has no U; it has W, b [contract.keys]" in text
 
 
+def test_doctor_of_a_student_that_gives_odd_things():
+    class Odd(Student):
+        def __init__(self):
+            super().__init__()
+            self.params["s"] = 0.3
+            self.params["U"].setflags(write=False)
+
+        def gradients(self):
+            return {**super().gradients(), "W": [[1.0], [1.0, 2.0]], "b": None}
+
+    found, text = told(Odd)
+    assert not found.fits
+    for due in (
+        "params['s'] is a float, which cannot be moved in place; an array that loss() reads is due: np.array(0.3)",
+        "params['U'] is read-only, and it is moved in place and put back",
+        "the gradient of W is no array (ValueError: ",
+        "gradients() has no b; it has W, U, b: None",
+    ):
+        assert due in text, text
+
+
 def test_doctor_sees_that_a_softmax_reads_its_bias():
     class Softmax:
         """A loss that adding one number to every logit does not change."""

@@ -498,6 +498,7 @@ def test_what_else_an_lstm_returns_is_passed_over_or_told_once(name):
             "pull(cotangents) returned no gradient of x (keys: W_c, W_f, W_i, W_o, b_c, b_f, b_i, b_o, c0, h0, x: None); return it",
         ),
         ({"b_f": np.zeros(5, int)}, "pull(cotangents) returned b_f with dtype int64, which cuts off what is added to it; float64 is due"),
+        ({"c0": np.zeros((2, 5), complex)}, "pull(cotangents) returned c0 with dtype complex128; float64 is due"),
         ({"h0": np.zeros((2, 5), np.longdouble)}, f"h0 came back as {np.dtype(np.longdouble)} for float64 inputs"),
     ],
 )

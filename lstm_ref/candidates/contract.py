@@ -352,6 +352,8 @@ def _start_model(call: Call, instance):
     )
     try:
         loss = one_number(J)
+        if np.iscomplexobj(loss) and call.dtype.kind != "c":
+            raise TypeError
     except Exception:  # any conversion may fail in foreign code
         raise Finding("contract.call", f"loss_and_gradients returned {kind(J)} as the loss; one number is due") from None
     value = np.array(complex(loss) if np.iscomplexobj(loss) else float(loss)) * factor
@@ -379,7 +381,7 @@ def answer(call: Call, returned, where: str, due: tuple[str, ...], read: tuple[s
         except Exception as error:  # any conversion may fail in foreign code
             fault = Finding("contract.shapes", f"{where} returned a {name} that is no array ({str(error)[:LONGEST_QUOTE]})")
         else:
-            if array.dtype.kind not in "fcV" or (array.dtype.kind == "V" and array.dtype.name != "bfloat16"):
+            if array.dtype.kind not in ("fc" if call.dtype.kind == "c" else "f") and array.dtype.name != "bfloat16":
                 fault = Finding(
                     "contract.dtype", f"{where} returned {name} with dtype {array.dtype}{_odd(array.dtype)}; {call.dtype} is due"
                 )

@@ -249,7 +249,8 @@ def _student(face: Candidate) -> Examination:
         what = f"did not return within {SECONDS:g} s" if isinstance(error, TimeLimit) else f"raised {type(error).__name__}: {error}"
         return replace(blank, problems=(Problem("contract.call", f"gradients() or loss() {what}"),))
     problems = []
-    arrays = {}
+    arrays: dict[str, np.ndarray] = {}
+    found: dict[str, np.ndarray] = {}
     for k, v in params.items():
         if told := fault(thing, k):
             problems.append(Problem("contract.call", told))
@@ -259,7 +260,7 @@ def _student(face: Candidate) -> Examination:
         else:
             arrays[k] = np.asarray(v)
             try:
-                gradient_of(gradients, k, arrays[k].shape)
+                found[k] = gradient_of(gradients, k, arrays[k].shape)
             except Finding as finding:
                 problems.append(Problem(finding.check, finding.sentence))
     unread: tuple[str, ...] = ()
@@ -275,7 +276,7 @@ def _student(face: Candidate) -> Examination:
     return replace(
         blank,
         given=_seen(arrays),
-        gradients=_seen({k: v for k, v in gradients.items() if k in params}),
+        gradients=_seen(found),
         unused=tuple(str(k) for k in gradients if k not in params),
         problems=tuple(problems),
         loss=value,
