@@ -171,6 +171,10 @@ class Wrong(keras.layers.LSTM):
 class Masked(keras.layers.LSTM):
     variant = {"mask": "carry"}
 
+class Cell(keras.layers.LSTMCell):
+    layout = {"order": "ifco", "packed": True, "joint": "split", "transposed": True,
+              "names": {"W_x": "kernel", "W_h": "recurrent_kernel", "b": "bias"}}
+
 class Right(keras.layers.LSTM):
     def __init__(self, units, **how):
         super().__init__(units, activation="relu", recurrent_activation="hard_sigmoid", **how)
@@ -228,6 +232,12 @@ def test_keras_masks_on_torch_are_zeros_or_refused(on_torch):
         on_torch("keras:LSTM(masked=True)")
     verdict = on_torch("keras:LSTM(masked=True,zero_output_for_mask=True)", only="contract.*,forward.*,grad.*.autodiff")
     assert (verdict.kind, verdict.forward, verdict.gradients) == ("variant", "pass", "pass")
+
+
+def test_a_cell_of_keras_whose_layout_says_nothing_of_the_time_axis_passes(tmp_path):
+    (tmp_path / "layers.py").write_text(KERAS_VARIANTS)
+    verdict = judged(f"keras:{tmp_path}/layers.py:Cell", dtypes=("float32",), only="contract.*,forward.h,grad.W_f.autodiff")
+    assert (verdict.forward, verdict.gradients) == ("pass", "pass")
 
 
 def test_a_class_that_cannot_be_built_is_one_sentence(tmp_path):

@@ -9,7 +9,7 @@ import dataclasses
 
 from ..reference.variant import Variant
 from .keras_backend import backend
-from .keras_build import build, called, made
+from .keras_build import build, called, is_cell, made
 from .keras_variant import variant_of
 from .layout import PRESETS, Layout
 
@@ -34,7 +34,8 @@ def variant(cls, options: dict, declared: Variant) -> Variant:
 
 def layout(cls, options: dict, variant: Variant, declared: Layout | None) -> Layout:
     biases = 1 if getattr(made(cls, options, 1), "use_bias", True) else 0
-    return declared or dataclasses.replace(PRESETS["keras"], biases=biases)
+    layout = declared or dataclasses.replace(PRESETS["keras"], biases=biases)
+    return dataclasses.replace(layout, batch_first=True) if is_cell(cls) else layout  # a cell knows no time axis, and is called so
 
 
 def supports(cls, options: dict, variant: Variant) -> dict:
