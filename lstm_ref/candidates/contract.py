@@ -412,7 +412,7 @@ def _faults(call: Call, blocks, name: str, due: tuple[str, ...], fault: Finding,
     of_lstm = [k for k in blocks if k not in due and k in INNER]
     if of_lstm and not numeric:
         return {}
-    if of_lstm:
+    if of_lstm and of_lstm[0] not in LAYER_OUTPUTS:
         fault.sentence += f"; leave {name} out, or rename it if it is no {of_lstm[0]} of an LSTM"
     return dict.fromkeys(blocks, fault)
 
