@@ -235,9 +235,11 @@ def _shapes(v: Variant, model: bool, n: Sizes) -> Mapping[str, tuple[int, ...]]:
 def moved(call: Call, base: dict, along: dict, step: complex, dtype: np.dtype) -> Call:
     """The same call a step along a direction; `base` and `along` are in the candidate's layout, `along` where it is not zero."""
     given = [call.candidate.layout.name(k) for k in call.candidate.variant.data]  # masks stay real
-    inputs = {k: v.copy() if v.dtype.kind == "i" or k in given else v.astype(dtype) for k, v in base.items() if k not in along}
-    inputs |= {k: (base[k] + step * v).astype(dtype) for k, v in along.items()}
-    return call._replace(inputs={k: inputs[k] for k in base}, dtype=dtype)
+    inputs = {
+        k: v.copy() if v.dtype.kind == "i" or k in given else (v + step * along[k] if k in along else v).astype(dtype)
+        for k, v in base.items()
+    }
+    return call._replace(inputs=inputs, dtype=dtype)
 
 
 def direction(candidate: Candidate, inputs: dict, name: str, values: np.ndarray, part: str | None = None) -> dict[str, np.ndarray]:

@@ -399,12 +399,8 @@ def _one_difference(bench: Bench, found: Judged, k: str, told: str, seen, direct
     if k in case.inputs:  # rounding of the moved inputs
         rounding += u * float(np.sum(np.abs(seen) * np.abs(case.inputs[k])))
 
-    def six(tries=None):
-        best = differences.six_point(J, rounding, tol.DIFFERENCE_BOUND, scale, good_enough, coarse, tries)
-        if best.bound > p.resolution * scale and tries is None:
-            other = differences.adaptive(J, rounding, tol.DIFFERENCE_BOUND, coarse)
-            best = min(best, other, key=lambda d: d.bound)
-        return best
+    def real_steps():
+        return differences.real_steps(J, rounding, tol.DIFFERENCE_BOUND, scale, good_enough, p.resolution * scale, coarse)
 
     def near_kinks():
         return differences.near_kinks(J, rounding, tol.KINK_BOUND, good_enough, coarse)
@@ -417,10 +413,13 @@ def _one_difference(bench: Bench, found: Judged, k: str, told: str, seen, direct
         return evidence
 
     if exact is None:
-        evidence = judged(six())
+        evidence = judged(real_steps())
         return by_short_steps(near_kinks()) if evidence.outcome == FAIL else evidence
     evidence = judged(exact, own)
-    real = six(None if evidence.outcome == FAIL else 1)
+    if evidence.outcome == FAIL:
+        real = real_steps()
+    else:  # one step is enough to trust it
+        real = differences.six_point(J, rounding, tol.DIFFERENCE_BOUND, scale, good_enough, coarse, tries=1)
     agree = abs(real.value - exact.value) <= real.bound + own
     if not agree:
         real = near_kinks()

@@ -297,10 +297,7 @@ def _symmetry(bench: Bench, judged: Judged) -> Evidence | None:
 
         if bent:
             return differences.near_kinks(J, rounding, tol.KINK_BOUND, good_enough, coarse)
-        found = differences.six_point(J, rounding, tol.DIFFERENCE_BOUND, scale, good_enough, coarse)
-        if found.bound > bench.arithmetic.resolution * scale:  # six and four points may agree by chance at a step that is too long
-            found = min(found, differences.adaptive(J, rounding, tol.DIFFERENCE_BOUND, coarse), key=lambda d: d.bound)
-        return found
+        return differences.real_steps(J, rounding, tol.DIFFERENCE_BOUND, scale, good_enough, bench.arithmetic.resolution * scale, coarse)
 
     def agree(bent):
         one, two, name = slope(u, v, bent), slope(v, u, bent), "u·∂g·v"

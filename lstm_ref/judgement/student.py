@@ -122,9 +122,7 @@ def _parameter(thing, name: str, value: np.ndarray, seen: np.ndarray) -> Result:
         rounding = tol.KAPPA * p.u * abs(J(0.0))
         scale = float(np.linalg.norm(seen)) / np.sqrt(seen.size)
         good_enough = np.sqrt(p.u) * scale
-        d = differences.six_point(J, rounding, tol.DIFFERENCE_BOUND, scale, good_enough, coarse)
-        if d.bound > p.resolution * scale:
-            d = min(d, differences.adaptive(J, rounding, tol.DIFFERENCE_BOUND, coarse), key=lambda q: q.bound)
+        d = differences.real_steps(J, rounding, tol.DIFFERENCE_BOUND, scale, good_enough, p.resolution * scale, coarse)
         along, own = float(np.sum(seen * direction)), tol.KAPPA * tol.KAPPA * p.u * float(np.sum(np.abs(seen * direction)))
         if not abs(along - d.value) <= d.bound + own:
             d = differences.near_kinks(J, rounding, tol.KINK_BOUND, good_enough, coarse)

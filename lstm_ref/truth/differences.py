@@ -70,6 +70,16 @@ def six_point(
     return best._replace(passes=passes)
 
 
+def real_steps(
+    J: Callable[[float], float], rounding: float, safety: float, scale: float, good_enough: float, enough: float, coarse: bool
+) -> Difference:
+    """The six-point difference; where its bound is above `enough`, that or the adaptive one, whichever has the smaller bound."""
+    found = six_point(J, rounding, safety, scale, good_enough, coarse)
+    if found.bound > enough:
+        found = min(found, adaptive(J, rounding, safety, coarse), key=lambda d: d.bound)
+    return found
+
+
 def near_kinks(J: Callable[[float], float], rounding: float, safety: float, good_enough: float, coarse: bool = False) -> Difference:
     """The six-point central difference of J at 0 where J may have kinks, as hard sigmoids, relus and clips make them.
 
