@@ -1,5 +1,8 @@
 """Plugging in: layouts go there and back, targets load or say why not, declarations are understood or refused."""
 
+import signal
+import time
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -592,3 +595,26 @@ class WithoutItsLastBias(CellByCell):
     def pullback(self, p):
         outputs, pull = super().pullback(p)
         return outputs, lambda s: {**(g := pull(s)), "b_o": 0 * g["b_o"]}
+
+
+def test_time_limits_ring_once_they_listen_and_leave_the_alarm_as_it_was():
+    def theirs(signum, frame):
+        raise AssertionError("the handler of others rang")
+
+    def within_another():
+        with contract.listening(), contract.time_limit(30):
+            pass
+        time.sleep(30)  # the outer limit goes on
+
+    before = signal.signal(signal.SIGALRM, theirs)
+    try:
+        with contract.listening():
+            for limit in (0.05, 0.06):
+                with pytest.raises(contract.TimeLimit), contract.time_limit(limit):
+                    time.sleep(30)
+            with pytest.raises(contract.TimeLimit), contract.time_limit(0.05):
+                within_another()
+        assert signal.getsignal(signal.SIGALRM) is theirs
+        assert signal.getitimer(signal.ITIMER_REAL)[0] == 0
+    finally:
+        signal.signal(signal.SIGALRM, before)

@@ -484,10 +484,19 @@ class TimeLimit(BaseException):
     """Raised inside foreign code when its time is up; not an Exception, so that its own handlers let it pass."""
 
 
+class _Here(threading.local):
+    """Whether this thread has the handler of the alarm in place."""
+
+    listens = False
+
+
+_here = _Here()
+
+
 @contextlib.contextmanager
-def time_limit(seconds: float):
-    """Interrupt Python code after `seconds`. Only the main thread of a Unix process can be interrupted; elsewhere
-    there is no limit. Code that does not return to Python is not interrupted either."""
+def listening():
+    """Time limits within it find the handler of their alarm in place: to put it there and back costs twice as much as all the rest
+    of a limit. Only the main thread of a Unix process can be interrupted; elsewhere there are no limits."""
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
         yield
         return
@@ -495,13 +504,27 @@ def time_limit(seconds: float):
     def ring(signum, frame):
         raise TimeLimit
 
-    before = signal.signal(signal.SIGALRM, ring)
-    remaining, _ = signal.setitimer(signal.ITIMER_REAL, seconds)
+    before, listened = signal.signal(signal.SIGALRM, ring), _here.listens
+    _here.listens = True
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, remaining)
+        _here.listens = listened
         signal.signal(signal.SIGALRM, before)
+
+
+@contextlib.contextmanager
+def time_limit(seconds: float):
+    """Interrupt Python code after `seconds`, where there are limits. Code that does not return to Python is not interrupted."""
+    with contextlib.nullcontext() if _here.listens else listening():
+        if not _here.listens:
+            yield
+            return
+        remaining, _ = signal.setitimer(signal.ITIMER_REAL, seconds)
+        try:
+            yield
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, remaining)
 
 
 def accepts_taps(instance) -> bool:

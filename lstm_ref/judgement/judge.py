@@ -206,6 +206,11 @@ def fitted(spec: Spec, candidate: Candidate) -> Spec:
 
 def judge(bench: Bench, case: Case, with_differences: bool = True, with_taps: bool = True) -> Judged:
     """Run the candidate on a case and hold everything that it gives against autodiff and against differences."""
+    with contract.listening():
+        return _judge(bench, case, with_differences, with_taps)
+
+
+def _judge(bench: Bench, case: Case, with_differences: bool, with_taps: bool) -> Judged:
     candidate = bench.candidate
     point = Point(bench, case.inputs, case.cotangents)
     found = Judged(case, point)
