@@ -1,7 +1,9 @@
 """Plugging in: layouts go there and back, targets load or say why not, declarations are understood or refused."""
 
+import collections
 import signal
 import time
+import types
 
 import numpy as np
 import pytest
@@ -618,3 +620,22 @@ def test_time_limits_ring_once_they_listen_and_leave_the_alarm_as_it_was():
         assert signal.getitimer(signal.ITIMER_REAL)[0] == 0
     finally:
         signal.signal(signal.SIGALRM, before)
+
+
+class InNamedTuples(CellByCell):
+    """The outputs in a read-only mapping, the gradients in a named tuple."""
+
+    def pullback(self, p):
+        outputs, pull = super().pullback(p)
+
+        def gradients(s):
+            g = pull(s)
+            return collections.namedtuple("Gradients", list(g))(**g)
+
+        return types.MappingProxyType(outputs), gradients
+
+
+def test_what_comes_back_may_be_any_mapping_or_a_named_tuple():
+    assert verify(InNamedTuples, only="contract.*,forward.*,grad.*,state.*").outcome == "pass"
+    for nameless in ((1, 2), None, types.SimpleNamespace(h=1)):
+        assert contract.by_name(nameless) is None

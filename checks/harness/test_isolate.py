@@ -318,6 +318,12 @@ def test_what_is_no_answer_is_said_in_the_same_words(written, code, sentence):
     assert sentence in said[0][1]
 
 
+def test_a_mapping_of_another_kind_is_an_answer_here_and_there(written):
+    target = written("def outputs(self, o, inputs): return __import__('types').MappingProxyType(o)")
+    for apart in (False, True):
+        assert verify(target, only="contract.*,forward.h", isolate=apart).outcome == "pass"
+
+
 @pytest.mark.parametrize(
     "value", ["o['h'][0]", "o['h'].astype(int)", "o['h'].astype('f4')", "'text'", "None", "[[1], [1, 2]]", "object()", "o['h'] * np.nan"]
 )

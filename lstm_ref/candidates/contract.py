@@ -365,8 +365,9 @@ def _start_model(call: Call, instance):
 
 
 def answer(call: Call, returned, where: str, due: tuple[str, ...], read: tuple[str, ...] | None = None) -> Answer:
-    """A dict of the candidate's arrays, checked and converted; only those of `read`, if given. Raises Finding if it is no dict."""
-    if not isinstance(returned, dict):
+    """The candidate's arrays by name, checked and converted; only those of `read`, if given. Raises Finding if they have no names."""
+    named = by_name(returned)
+    if named is None:
         raise Finding("contract.call", f"{where} returned {kind(returned)}; a dict of arrays is due")
     layout, (known, shapes) = call.candidate.layout, call.outputs if where == "forward" else call.gradients
     faults: dict[str, Finding] = {}
@@ -375,7 +376,7 @@ def answer(call: Call, returned, where: str, due: tuple[str, ...], read: tuple[s
     good: dict[str, np.ndarray] = {}
     raw: dict[str, np.ndarray] = {}
     wanted = shapes if read is None else {layout.name(k) for k in read}
-    for name, value in returned.items():
+    for name, value in named.items():
         if value is None or name not in shapes or name not in wanted:
             continue  # as if it were not there, a key of the candidate's own, or one that is not asked for
         try:
@@ -400,7 +401,7 @@ def answer(call: Call, returned, where: str, due: tuple[str, ...], read: tuple[s
         what = "output" if where == "forward" else "gradient of"
         absent = dict.fromkeys(map(plain, missing))
         declared = ", ".join(f'"{k}": False' if where == "forward" else f'"{k}_gradient": False' for k in absent)
-        keys = ", ".join(sorted(f"{k}: None" if v is None else str(k) for k, v in returned.items())) or "none"
+        keys = ", ".join(sorted(f"{k}: None" if v is None else str(k) for k, v in named.items())) or "none"
         sentence = f"{where} returned no {what} {', '.join(missing)} (keys: {keys}); return it, or declare supports = {{{declared}}}"
         faults |= dict.fromkeys(missing, Finding("contract.keys", sentence))
     return Answer(arrays, faults, raw)
@@ -417,6 +418,16 @@ def _faults(call: Call, blocks, name: str, due: tuple[str, ...], fault: Finding,
     if of_lstm and of_lstm[0] not in LAYER_OUTPUTS:
         fault.sentence += f"; leave {name} out, or rename it if it is no {of_lstm[0]} of an LSTM"
     return dict.fromkeys(blocks, fault)
+
+
+def by_name(returned) -> dict | None:
+    """What foreign code returned as a dict: a dict, another mapping, or a named tuple. None for anything else."""
+    if isinstance(returned, dict):
+        return returned
+    try:
+        return dict(returned if isinstance(returned, Mapping) else returned._asdict())
+    except Exception:  # anything may fail in foreign code
+        return None
 
 
 def numbers(value) -> np.ndarray:
@@ -537,7 +548,7 @@ def accepts_taps(instance) -> bool:
 
 def _pair(returned, where: str, due: str):
     try:
-        first, second = {} if isinstance(returned, (dict, str)) else returned  # keys and letters are no pair
+        first, second = {} if isinstance(returned, (Mapping, str)) else returned  # keys and letters are no pair
     except Exception:  # any iteration may fail in foreign code
         raise Finding("contract.call", f"{where} returned {kind(returned)}; {due} is due") from None
     return first, second

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from .contract import Finding, in_a_line, kind, numbers, one_number, place
+from .contract import Finding, by_name, in_a_line, kind, numbers, one_number, place
 
 
 def is_student(thing) -> bool:
@@ -34,9 +34,10 @@ def gradients_of(thing) -> dict:
         found = thing.gradients()
     except Exception as error:
         raise Finding("contract.call", f"gradients() raised {in_a_line(error)}{place(error)}") from None
-    if not isinstance(found, Mapping):
+    named = by_name(found)
+    if named is None:
         raise Finding("contract.call", f"gradients() returned {kind(found)}; a dict of arrays is due, keyed as params is")
-    return dict(found)
+    return dict(named)
 
 
 def gradient_of(found: dict, name: str, due: tuple[int, ...]) -> np.ndarray:

@@ -18,6 +18,7 @@ import resource
 import struct
 import sys
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -260,7 +261,7 @@ class _Sent:
         if method in ("forward", "vjp", "pull"):
             return {"value": self.mapping(returned)}
         try:
-            first, second = {} if isinstance(returned, (dict, str)) else returned
+            first, second = {} if isinstance(returned, (Mapping, str)) else returned
         except Exception:  # any iteration may fail in foreign code
             return {"value": _other(returned)}
         if method == "loss_and_gradients":
@@ -271,9 +272,12 @@ class _Sent:
         return {"pair": [self.mapping(first), {"function": True}]}
 
     def mapping(self, value) -> dict:
-        if not isinstance(value, dict):
+        from .contract import by_name
+
+        named = by_name(value)
+        if named is None:
             return _other(value)
-        return {"dict": [[k if isinstance(k, str) else f"{k!s} (no text)", self.leaf(v)] for k, v in value.items()]}
+        return {"dict": [[k if isinstance(k, str) else f"{k!s} (no text)", self.leaf(v)] for k, v in named.items()]}
 
     def leaf(self, value) -> dict:
         from .contract import numbers

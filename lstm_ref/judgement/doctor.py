@@ -187,7 +187,7 @@ def _unused(call: Call, instance, case: Case) -> tuple[str, ...]:
     except Finding:
         return ()  # another answer to the same call: state.repeat will say it
     declared = {face.layout.name(k.removesuffix("_gradient")) for k in face.supports.missing}
-    return tuple(dict.fromkeys(str(k) for d in returned for k in d if k not in call.gradients.own or k in declared))
+    return tuple(dict.fromkeys(str(k) for d in returned for k in contract.by_name(d) or () if k not in call.gradients.own or k in declared))
 
 
 def _precision(bench: Bench) -> list[Problem]:
