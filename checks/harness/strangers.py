@@ -301,6 +301,11 @@ MISBEHAVING = {
         "contract.shapes",
         "returned h with shape (2, 4); (4, 2, 4) is due",
     ),
+    "h, the only output of its kind, with the batch first": (
+        spoilt(change_outputs=lambda out: {"h": out["h"].swapaxes(0, 1), "c_T": out["c_T"]}),
+        "contract.shapes",
+        "returned h with shape (2, 4, 4); (4, 2, 4) is due",
+    ),
     "no gradient of b_o": (spoilt(change_gradients=_without("b_o")), "contract.keys", "no gradient of b_o"),
     "no c_T": (spoilt(change_outputs=_without("c_T")), "contract.keys", 'declare supports = {"c_T": False}'),
     "float32 gradient": (

@@ -1,10 +1,12 @@
 """LSTMs as other people write them: the right ones pass, the bad ones get a named finding and a sentence."""
 
+import io
 import time
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from lstm_ref import cases, verify
 from lstm_ref.candidates.contract import Candidate
@@ -17,7 +19,7 @@ from lstm_ref.judgement.run import PROFILES, _judge_one, _slow, compile_oracle
 from lstm_ref.judgement.sheet import Sheet, due
 from lstm_ref.judgement.state import judge_state
 from lstm_ref.reference.symbols import Sizes
-from lstm_ref.report import words
+from lstm_ref.report import terminal, words
 
 from .planted import layer
 from .strangers import MISBEHAVING, RIGHT, CellByCell, Hangs, HiddenStateOnly, KerasStyle, MeanLoss, WrongGateOrder, spoilt
@@ -70,6 +72,9 @@ def test_misbehaviour_is_named_and_the_run_goes_on(name):
     assert found[check].outcome == "fail"
     assert sentence in found[check].reason, found[check].reason
     assert verdict.seconds < 10
+    told = io.StringIO()
+    terminal.card(Console(file=told, width=1000), verdict, plug(candidate)[0].layout, {})  # whatever came back, a card tells it
+    assert f"{check} " in told.getvalue()
 
 
 def test_a_hang_ends_the_run_without_a_verdict_and_says_how_to_wait_longer():

@@ -315,8 +315,8 @@ def snippet(c: Counterexample, layout: Layout) -> str:
 
 
 def _flows(c: Counterexample) -> dict:
-    """The cotangents as the candidate got them: s_h goes onto the last h where h_T is no output."""
-    s = {k: v for k, v in c.cotangents.items() if k in c.outputs}
+    """The cotangents as the candidate got them: that of h whatever came back as h, and s_h on its last where h_T is no output."""
+    s = {k: v for k, v in c.cotangents.items() if k in c.outputs or k == "h"}
     if "h_T" not in c.outputs:
         s["h"] = s["h"].copy()
         s["h"][-1] += c.cotangents["h_T"]
