@@ -3,6 +3,7 @@
 import io
 import time
 from dataclasses import replace
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -258,6 +259,25 @@ class HalfOfTwoBiases(KerasStyle):
 
 class BothBiases(HalfOfTwoBiases):
     share = 1.0
+
+
+class OneOfTwoBiases(BothBiases):
+    def pullback(self, p):
+        outputs, pull = super().pullback(p)
+        return outputs, lambda s: {**pull(s), "bias_hh": None}
+
+
+def test_a_second_bias_without_a_gradient_is_missing_unless_it_is_declared_so():
+    found = {r.id: r for r in verify(OneOfTwoBiases, only="contract.*,grad.*").results}
+    assert found["contract.keys"].outcome == "fail"
+    due = 'returned no gradient of bias_hh, the second bias; return it, or declare supports = {"bias_hh_gradient": False}'
+    assert due in found["contract.keys"].reason
+
+    class Declared(OneOfTwoBiases):
+        supports: ClassVar = {"bias_hh_gradient": False}
+
+    assert verify(Declared, only="contract.*,grad.*").outcome == "pass"
+    assert verify(BothBiases, only="contract.*,grad.*").outcome == "pass"
 
 
 def test_each_of_two_biases_is_judged_by_both_truths():

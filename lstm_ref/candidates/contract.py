@@ -404,7 +404,20 @@ def answer(call: Call, returned, where: str, due: tuple[str, ...], read: tuple[s
         keys = ", ".join(sorted(f"{k}: None" if v is None else str(k) for k, v in named.items())) or "none"
         sentence = f"{where} returned no {what} {', '.join(missing)} (keys: {keys}); return it, or declare supports = {{{declared}}}"
         faults |= dict.fromkeys(missing, Finding("contract.keys", sentence))
+    elif where != "forward" and (lacking := _second_biases(call, due) - {k for k, v in named.items() if v is not None}):
+        declared = f'supports = {{"{layout.name("b_h")}_gradient": False}}'
+        sentence = f"{where} returned no gradient of {', '.join(sorted(lacking))}, the second bias; return it, or declare {declared}"
+        faults["second bias"] = Finding("contract.keys", sentence)
     return Answer(arrays, faults, raw)
+
+
+def _second_biases(call: Call, due: tuple[str, ...]) -> set[str]:
+    """The candidate's names of the second of two biases, where their gradients are due: both are parameters."""
+    layout = call.candidate.layout
+    if layout.biases < 2 or f"{layout.name('b_h')}_gradient" in call.candidate.supports.missing:
+        return set()
+    suffixes = {k[len("b_c") :] for k in due if plain(k) == "b_c"}
+    return {layout.name("b_h", suffix).replace("{gate}", letter) for suffix in suffixes for letter in layout.order} & set(call.inputs)
 
 
 def _faults(call: Call, blocks, name: str, due: tuple[str, ...], fault: Finding, numeric: bool) -> dict[str, Finding]:
