@@ -64,6 +64,18 @@ def test_sigmoid_through_tanh_is_a_note():
     assert not verify(CellByCell, only="grad.*,forward.*,numerics.sigmoid_tail").notes
 
 
+def test_tanh_through_sigmoid_is_a_note_and_excuses_nothing_else():
+    only = "grad.*,forward.*,numerics.tanh_near_zero"
+    right = next(c for c in RIGHT if c.__name__ == "TanhThroughSigmoid")
+    verdict = verify(right, only=only)
+    assert verdict.outcome == "pass"
+    assert any("tanh loses relative accuracy near 0 (as 2σ(2a) − 1 does)" in note for note in verdict.notes)
+    assert not verify(CellByCell, only=only).notes
+    wrong = verify(spoilt(change_gradients=lambda g: {**g, "W_c": g["W_c"] * (1 + 1e-9)}, base=right), only=only)
+    assert {r.id for r in wrong.failures()} == {"grad.W_c.autodiff", "grad.W_c.differences"}
+    assert wrong.failures()[0].failed > 40  # with few exceptions
+
+
 @pytest.mark.parametrize("name", MISBEHAVING)
 def test_misbehaviour_is_named_and_the_run_goes_on(name):
     candidate, check, sentence = MISBEHAVING[name]

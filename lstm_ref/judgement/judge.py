@@ -111,17 +111,13 @@ class Point:
 
     @cached_property
     def lanes(self) -> tol.Lanes:
-        return self._noise(sigmoid_tail=False)
+        return self._noise(tol.NEITHER)
 
-    @cached_property
-    def tail_lanes(self) -> tol.Lanes:
-        return self._noise(sigmoid_tail=True)
-
-    def _noise(self, sigmoid_tail: bool) -> tol.Lanes:
+    def _noise(self, absolute: int) -> tol.Lanes:
         candidate = self.bench.candidate
         with self.bench.ours():
             return tol.noisy_run(
-                self.seen, self.cotangents, self.bench.arithmetic, sigmoid_tail, candidate.layout.forget_bias, candidate.variant
+                self.seen, self.cotangents, self.bench.arithmetic, absolute, candidate.layout.forget_bias, candidate.variant
             )
 
     @cached_property
@@ -131,7 +127,14 @@ class Point:
 
     @cached_property
     def tail_conditions(self) -> dict[str, Condition]:
-        return self._flushed(self._in_parts(sigmoid_tail=True).blocks if self.rows is not None else self._measured(self.tail_lanes))
+        return self._looser(tol.SIGMOID)
+
+    @cached_property
+    def near_zero_conditions(self) -> dict[str, Condition]:
+        return self._looser(tol.SIGMOID_AND_TANH)
+
+    def _looser(self, absolute: int) -> dict[str, Condition]:
+        return self._flushed(self._in_parts(absolute).blocks if self.rows is not None else self._measured(self._noise(absolute)))
 
     def _measured(self, lanes: tol.Lanes) -> dict[str, Condition]:
         return tol.conditions(lanes, self.bench.arithmetic, BY_STEP)
@@ -142,10 +145,10 @@ class Point:
 
     @cached_property
     def _parts(self) -> parts.Conditions:
-        return self._in_parts(sigmoid_tail=False)
+        return self._in_parts(tol.NEITHER)
 
-    def _in_parts(self, sigmoid_tail: bool) -> parts.Conditions:
-        own = (self.rows, sigmoid_tail, self.bench.candidate.layout.forget_bias)
+    def _in_parts(self, absolute: int) -> parts.Conditions:
+        own = (self.rows, absolute, self.bench.candidate.layout.forget_bias)
         with self.bench.ours():
             return parts.conditions(self.seen, self.cotangents, self.bench.arithmetic, *own)
 
@@ -174,6 +177,23 @@ class Point:
             widest = max(float(c.C.max()) for k, c in self.conditions.items() if k[0] == "d")
             return np.full_like(self.conditions[f"d{of}"].C, tol.KAPPA * self.bench.u(f"d{of}") * widest)
         return tol.tolerance(self.conditions[f"d{of}"], self.bench.u(f"d{of}"))
+
+
+# what a failure may still be: a note under a check, where the values of some quantities are small and their noise is absolute
+LOOSER: tuple[tuple[str, tuple[str, ...], Callable[[Point], dict[str, Condition]], str], ...] = (
+    (
+        "numerics.sigmoid_tail",
+        ("f", "i", "o"),
+        lambda point: point.tail_conditions,
+        "σ loses relative accuracy in its tail (as ½(1 + tanh(a/2)) does)",
+    ),
+    (
+        "numerics.tanh_near_zero",
+        ("c_tilde", "c"),
+        lambda point: point.near_zero_conditions,
+        "tanh loses relative accuracy near 0 (as 2σ(2a) − 1 does)",
+    ),
+)
 
 
 @dataclass
@@ -316,7 +336,7 @@ def _judge_gradients(found: Judged, bench: Bench, forward_right: bool) -> None:
 
 def held_against_autodiff(found: Judged, blocks: list[tuple], bench: Bench) -> list[Evidence]:
     """Compare blocks, each given as its name, what was seen, what is due, and the key of its condition; what fails is
-    judged again with σ's noise absolute, and then is a note on σ's tail, not a failure."""
+    judged again with the noise of σ absolute, and then with that of tanh too; what passes so is a note, not a failure."""
     conditions = found.point.conditions
     pieces = compare_all([Block(name, seen, due, conditions[key], bench.u(key)) for name, seen, due, key in blocks], bench.arithmetic)
     for n, evidence in enumerate(pieces):
@@ -331,16 +351,20 @@ def _second_look(found: Judged, block: tuple, evidence: Evidence, bench: Bench) 
         found.add("contract.finite", evidence)
     if evidence.outcome != FAIL or not np.isfinite(evidence.ratio):
         return evidence
-    gates = [k for k in ("f", "i", "o") if k in point.conditions]
-    smallest_gate = min((float(np.abs(point.conditions[k].clean).min()) for k in gates), default=0.0)
-    if evidence.ratio * smallest_gate > tol.KAPPA:
-        return evidence  # absolute noise on σ is at most 1/σ times the relative: that cannot explain this
-    again = compare(name, seen, due, point.tail_conditions[key], bench.arithmetic, bench.u(key))
-    if again.outcome == FAIL:
-        return evidence
-    note = f"σ loses relative accuracy in its tail (as ½(1 + tanh(a/2)) does): {name} is off by {evidence.ratio:.3g} tolerances"
-    found.add("numerics.sigmoid_tail", Evidence(PASS, 0.0, name, note=note))
-    return again
+
+    def smallest(formed):
+        values = (point.conditions[k].clean for k in formed if k in point.conditions)
+        return min((float(np.tanh(np.abs(v)).min()) for v in values), default=0.0)  # of c, its tanh
+
+    for check, formed, conditions, loses in sorted(LOOSER, key=lambda looser: smallest(looser[1])):
+        if evidence.ratio * smallest(formed) > tol.KAPPA:
+            continue  # absolute noise on q is at most 1/q times the relative: that cannot explain this
+        again = compare(name, seen, due, conditions(point)[key], bench.arithmetic, bench.u(key))
+        if again.outcome != FAIL:
+            note = f"{loses}: {name} is off by {evidence.ratio:.3g} tolerances"
+            found.add(check, Evidence(PASS, 0.0, name, note=note))
+            return again
+    return evidence
 
 
 def _judge_differences(found: Judged, bench: Bench, call: contract.Call, forward_right: bool, with_taps: bool) -> None:

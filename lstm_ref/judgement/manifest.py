@@ -110,6 +110,7 @@ def _checks() -> list[Check]:
     out += [
         Check("numerics.effective_precision", "computed in the precision of its dtype"),
         Check("numerics.sigmoid_tail", "σ keeps its relative accuracy in the tail (a note, never a failure)"),
+        Check("numerics.tanh_near_zero", "tanh keeps its relative accuracy near 0 (a note, never a failure)"),
     ]
     return out
 

@@ -43,14 +43,14 @@ def truth(inputs: dict, cotangents: dict, rows: int) -> Truth:
     return Truth(values, gradients | {k: np.sum([g[k] for _, g in found], axis=0) for k in SUMMED})
 
 
-def conditions(inputs: dict, cotangents: dict, p: Precision, rows: int, sigmoid_tail: bool, forget_bias: float) -> Conditions:
+def conditions(inputs: dict, cotangents: dict, p: Precision, rows: int, absolute: int, forget_bias: float) -> Conditions:
     """What `tolerances.conditions` gives of a noisy run of a layer, `rows` of the batch at a time."""
     count = -(-inputs["x"].shape[1] // rows)
     blocks: list[dict[str, Condition]] = []
     sums: dict[str, np.ndarray] = {}
     J, terms, forward_peak, peak = np.zeros(tol.LANES), 0.0, 0.0, 0.0
     for n, (part, s) in enumerate(_parts(inputs, cotangents, rows)):
-        run = tol.noisy_run(part, s, p, sigmoid_tail, forget_bias, part=n, parts=count)
+        run = tol.noisy_run(part, s, p, absolute, forget_bias, part=n, parts=count)
         own, of_part = loss(run.values, s)
         J, terms = J + own, terms + of_part
         forward_peak, peak = max(forward_peak, run.forward_peak), max(peak, run.peak)

@@ -34,6 +34,7 @@ from .verdict import (
 COARSE = ("bfloat16", "float16")  # differences cannot resolve a gradient in them
 QUANTILES = 100  # of error ÷ tolerance, kept of each gradient
 NEEDED = {"forward.c_T": {"c_T"}, "law.time_split": {"c_T", "h0", "c0"}}  # without these, there is nothing to check
+NOTES_ALONE = ("numerics.sigmoid_tail", "numerics.tanh_near_zero")  # these never fail
 FORWARD_CHECKS = ("forward.h", "forward.c_T", "forward.J")
 
 
@@ -174,7 +175,7 @@ class Sheet:
             return replace(made, outcome=DESELECTED)
         if check.id in GROUPS:
             return self._group_result(made)
-        if check.id == "numerics.sigmoid_tail":
+        if check.id in NOTES_ALONE:
             return replace(made, outcome=PASS, reason=next(iter(t.notes), ""))
         if t.failed and check.id in ("state.readonly", "state.noncontiguous") and self.tallies["contract.call"].failed:
             return replace(made, outcome=NOT_RUN, reason="blocked by contract.call, which fails with plain inputs too")
@@ -246,10 +247,10 @@ class Sheet:
         return replace(made, outcome=NOT_PROVIDED)
 
     def notes(self) -> list[str]:
-        """What is worth saying of a run that found no failure: where σ lost accuracy, say."""
-        tail = self.tallies.get("numerics.sigmoid_tail")
-        failed = any(t.failed for t in self.tallies.values())
-        return list(tail.notes)[:1] if tail and not failed else []
+        """What is worth saying of a run that found no failure: where σ or tanh lost accuracy."""
+        if any(t.failed for t in self.tallies.values()):
+            return []
+        return [note for k in NOTES_ALONE if k in self.tallies for note in list(self.tallies[k].notes)[:1]]
 
 
 def _cases_in(group: str, counts: dict, of=lambda member: member) -> int:

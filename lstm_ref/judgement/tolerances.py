@@ -50,6 +50,8 @@ MIRRORED = (1, 1 + INDEPENDENT)  # these lanes are repeated with −ξ
 LANES = 1 + DRAWS + len(MIRRORED)  # lane 0 is clean
 NOISE_SEED = 20_111
 SUMS = ("dW", "db")  # what is summed over time and batch, and stored once
+NEITHER, SIGMOID, SIGMOID_AND_TANH = 0, 1, 2  # whose noise is absolute ...
+ABSOLUTE = ((), ("f", "i", "o"), ("f", "i", "o", "c_tilde", "tanh_c"))  # ... and what each of them forms
 LONGEST = 2**32  # more than any quantity is stored in one run
 TINY_NOISE, SMALL_NOISE = 2**10, 2**13  # numbers in a draw of noise: what is no larger is kept for the next case of the same sizes
 
@@ -119,7 +121,7 @@ def noisy_run(
     inputs: dict,
     cotangents: dict,
     precision: Precision,
-    sigmoid_tail: bool = False,
+    absolute: int = NEITHER,
     forget_bias: float = 0.0,
     variant: Variant = TEXTBOOK,
     part: int = 0,
@@ -128,17 +130,18 @@ def noisy_run(
     """Run the case clean and with noise, all lanes at once.
 
     `inputs` are the textbook inputs in float64 (with `W_v b_v y w` for a softmax head), `cotangents` holds `h`,
-    `h_T`, `c_T`. With `sigmoid_tail`, the noise of σ is absolute, as ½(1 + tanh(a/2)) rounds. `forget_bias` is a
-    constant that the candidate adds to a_f by itself: two more terms in that sum. Another variant than the textbook runs its
-    own equations, and gives no intermediates. Of a textbook layer, this may be one of several `parts` of a batch: the lanes of dW and
-    db may then be added up over the parts, and each part has noise of its own in everything else.
+    `h_T`, `c_T`. `absolute` says whose noise is absolute: that of σ (`SIGMOID`), as ½(1 + tanh(a/2)) rounds, or that of
+    tanh too (`SIGMOID_AND_TANH`), as 2σ(2a) − 1 rounds. `forget_bias` is a constant that the candidate adds to a_f by
+    itself: two more terms in that sum. Another variant than the textbook runs its own equations, and gives no
+    intermediates. Of a textbook layer, this may be one of several `parts` of a batch: the lanes of dW and db may then be
+    added up over the parts, and each part has noise of its own in everything else.
     """
     if not variant.textbook:
         m, m_gate = precision.m, precision.m_gate
-        noise = variants.Noise(precision.eta, m, m_gate, KAPPA, float(sigmoid_tail), forget_bias)
+        noise = variants.Noise(precision.eta, m, m_gate, KAPPA, float(absolute), forget_bias)
         return Lanes(*variants.noisy(variant, inputs, cotangents, noise, _lanes()))
     with _threads.limit(limits=1), np.errstate(all="ignore"):
-        return _noisy_run(inputs, cotangents, _Noise(precision, sigmoid_tail, forget_bias, part, parts))
+        return _noisy_run(inputs, cotangents, _Noise(precision, absolute, forget_bias, part, parts))
 
 
 @functools.cache
@@ -183,20 +186,21 @@ def _noisy_run(inputs: dict, cotangents: dict, keep: _Noise) -> Lanes:
 def noise(precision: Precision) -> Callable:
     """The hook of a noisy run, for a function that is written as the reference is and rewritten by `rewrite.hooked`: its
     stored arrays end in (lanes, batch, units)."""
-    return _Noise(precision, sigmoid_tail=False, forget_bias=0.0)
+    return _Noise(precision, NEITHER, forget_bias=0.0)
 
 
 class _Noise:
     """The hook that stores q with noise on it: q + η·g(n)·ξ·max(A, m)."""
 
-    def __init__(self, precision: Precision, sigmoid_tail: bool, forget_bias: float, part: int = 0, parts: int = 1):
+    def __init__(self, precision: Precision, absolute: int, forget_bias: float, part: int = 0, parts: int = 1):
         self.part, self.parts = part, parts
-        self.p, self.eta, self.sigmoid_tail, self.forget_bias = precision, precision.eta, sigmoid_tail, forget_bias
+        self.p, self.eta, self.forget_bias = precision, precision.eta, forget_bias
+        self.of_one = ABSOLUTE[absolute]
         self.stores: dict[str, int] = {}
         self.peaks: list[float] = []  # the largest magnitude of each store
         self.v = np.zeros(0)  # the logits, once they are formed
         self.least, self.least_gate = np.array(precision.m), np.array(precision.m_gate)
-        self.unusual = {"v", "log_y_hat", "log_y_hat_y", *("fio" if sigmoid_tail else ""), *("a" if forget_bias else "")}
+        self.unusual = {"v", "log_y_hat", "log_y_hat_y", *self.of_one, *("a" if forget_bias else "")}
 
     def __call__(self, name: str, label: str, index, *terms) -> np.ndarray:
         q = rewrite.total(terms)
@@ -217,7 +221,7 @@ class _Noise:
 
     def _magnitude(self, name: str, q: rewrite.Sum) -> np.ndarray:
         """Of an `unusual` quantity."""
-        if name in ("f", "i", "o"):
+        if name in self.of_one:
             return np.ones_like(q.magnitude)
         if name == "log_y_hat":  # v − lse: others subtract max v first
             return np.abs(q.value) + np.abs(self.v - self.v.max(-1, keepdims=True))

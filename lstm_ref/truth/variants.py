@@ -8,6 +8,7 @@ the textbook's is. Both are compiled once for a bucket of padded sizes.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -61,13 +62,14 @@ class Lane(NamedTuple):
 
 class Noise(NamedTuple):
     """The size of the noise on a stored q: eta · max(1, n/kappa) · max(A, m), with A the sum of the magnitudes of the n terms
-    of q, and m_gate for m in a gate; with `tail`, A of a gate is 1. `forget_bias` is a constant that the candidate adds to a_f."""
+    of q, and m_gate for m in a gate; with `absolute` of 1, A of a gate is 1, with 2 that of tanh too. `forget_bias`
+    is a constant that the candidate adds to a_f."""
 
     eta: float
     m: float
     m_gate: float
     kappa: float
-    tail: float
+    absolute: float
     forget_bias: float
 
 
@@ -519,7 +521,8 @@ class _Noisy:
 
         gate = name in ("f", "i", "o")
         value = _function(kind, a)
-        size = jnp.maximum(jnp.where(self.noise.tail * gate > 0, 1.0, jnp.abs(value)), self.noise.m_gate if gate else self.noise.m)
+        of_one = self.noise.absolute >= (1 if gate else 2 if kind == "tanh" else math.inf)
+        size = jnp.maximum(jnp.where(of_one, 1.0, jnp.abs(value)), self.noise.m_gate if gate else self.noise.m)
         coming, leaving = self.small(f"d{name}", value), self.xi(name, value.shape) * size
         if kind in SLOPES_OF_STORED:
             return _activated(a, value, leaving, coming, kind)
