@@ -56,6 +56,25 @@ def test_half_precision_is_judged_by_autodiff_and_says_so(dtype):
     assert verify(Half, dtype=dtype, only="grad.*").outcome == "fail"
 
 
+class StoredInHalf(CellByCell):
+    """float64 goes in and comes out, and every hidden state is stored in float16 on the way."""
+
+    def cell(self, p, x, h, c):
+        h, c, cache = super().cell(p, x, h, c)
+        return h.astype(np.float16).astype(h.dtype), c, cache
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_outputs_that_are_stored_in_half_precision_are_told_and_their_gradients_not_accused(dtype):
+    only = "forward.*,grad.*.autodiff,numerics.effective_precision"
+    verdict = verify(StoredInHalf, dtype=dtype, only=only)
+    assert {r.id for r in verdict.failures()} == {"numerics.effective_precision"}
+    due = f"everything is computed in float16, though {dtype} goes in and comes out; judged as float16 from here on"
+    assert due in verdict.failures()[0].reason
+    half = spoilt(change_gradients=lambda g: {**g, "W_f": g["W_f"] / 2}, base=StoredInHalf)
+    assert "grad.W_f.autodiff" in {r.id for r in verify(half, dtype=dtype, only=only).failures()}
+
+
 def test_sigmoid_through_tanh_is_a_note():
     right = next(c for c in RIGHT if c.__name__ == "SigmoidThroughTanh")
     verdict = verify(right, only="grad.*,forward.*,numerics.sigmoid_tail")
@@ -581,3 +600,15 @@ def test_two_keys_and_two_letters_are_no_pair(returned, sentence):
 
     bench = Bench(plug(Returns)[0], tol.PRECISIONS["float64"], Returns())
     assert judge(bench, bench.case(cases.CORNERS[0])).evidence["contract.call"].rule == sentence
+
+
+def test_a_flat_loss_of_a_coarse_tanh_does_not_refute_what_autodiff_confirms():
+    spec = cases.Spec(Sizes(3, 1, 1, 1, 7), regime="extreme", cotangents="h", seed=2980245)
+    right = next(c for c in RIGHT if c.__name__ == "TanhThroughSigmoid")
+    wrong = spoilt(change_gradients=lambda g: {**g, "W_i": 2 * g["W_i"]}, base=right)
+    found = []
+    for candidate in (right, wrong):
+        bench = Bench(plug(candidate)[0], tol.PRECISIONS["float64"], candidate())
+        found.append(judge(bench, bench.case(spec)).evidence["grad.W_i.differences"])
+    assert [e.outcome for e in found] == ["unresolved", "fail"]
+    assert found[0].rule == "autodiff confirms it, and J is as flat as a coarse σ or tanh makes it"

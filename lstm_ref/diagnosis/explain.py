@@ -12,7 +12,7 @@ import numpy as np
 
 from ..candidates.contract import Candidate
 from ..judgement import tolerances as tol
-from ..judgement.judge import LOWER
+from ..judgement.judge import computed_in
 from ..judgement.verdict import FAIL, Verdict
 from . import gains, mutants, regions
 from .gains import Fit
@@ -47,12 +47,12 @@ def explained(verdict: Verdict, faces: list[Candidate]) -> Verdict:
     if verdict.kind != "textbook" or not any(r.chapter == "grad" and r.outcome == FAIL for r in verdict.results):
         return verdict
     for dtype in verdict.dtypes:
-        lower = any(r.id == "numerics.effective_precision" and (r.dtype, r.outcome) == (dtype, FAIL) for r in verdict.results)
-        computed_in = LOWER[dtype] if lower else dtype
-        if computed_in not in ("float64", "float32"):
+        lower = [r for r in verdict.results if r.id == "numerics.effective_precision" and (r.dtype, r.outcome) == (dtype, FAIL)]
+        arithmetic = (computed_in(lower[0].worst) if lower and lower[0].worst else "") or dtype
+        if arithmetic not in ("float64", "float32"):
             continue
         for face in faces:
-            if (told := diagnose(face, tol.PRECISIONS[computed_in])) is not None:
+            if (told := diagnose(face, tol.PRECISIONS[arithmetic])) is not None:
                 return replace(verdict, explanation=told, heat=_followed(verdict, face, dtype))
     wrong = [r.id.split(".")[1] for r in verdict.failures() if r.chapter == "grad" and np.isfinite(r.worst.ratio)]
     return replace(verdict, explanation=Explanation((), (), 0.0, tuple(dict.fromkeys(wrong)))) if wrong else verdict

@@ -128,13 +128,18 @@ def looks_like(seen: np.ndarray, due: np.ndarray, lower: np.dtype, u_lower: floa
     """Whether a block looks computed in a lower precision: all its values lie in it, or its errors have its size."""
     if not np.any(seen) or not np.isfinite(seen).all():
         return False
-    with np.errstate(over="ignore"):
-        if np.array_equal(seen.astype(lower).astype(seen.dtype), seen):
-            return True
+    if lies_in(seen, lower):
+        return True
     size = np.abs(due)
     typical = np.median(np.abs(seen - due)[size > 0] / (u_lower * size[size > 0])) if size.any() else 0.0
     low, high = tol.LOOK_ALIKE
     return bool(low <= typical <= high)
+
+
+def lies_in(seen: np.ndarray, lower: np.dtype) -> bool:
+    """Whether every number of a block, which is not all zeros, is one of a lower precision."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return bool(np.any(seen) and np.array_equal(seen.astype(lower).astype(seen.dtype), seen))
 
 
 def worst_of(pieces: list[Evidence]) -> Evidence:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,15 +21,17 @@ from ..reference.variant import DATA, plain
 from ..truth import autodiff, differences, variants
 from . import parts
 from . import tolerances as tol
-from .comparison import Block, compare, compare_all, compare_along, looks_like, worst_of
+from .comparison import Block, compare, compare_all, compare_along, lies_in, looks_like, worst_of
 from .tolerances import Condition, Precision
-from .verdict import FAIL, PASS, UNRESOLVED, Evidence
+from .verdict import FAIL, PASS, UNRESOLVED, ZERO, Evidence
 
 INNER = (*LAYER_INTERMEDIATES, "v")
 BY_STEP = frozenset((*INNER, "y_hat", *(f"d{k}" for k in INNER)))
 ENOUGH = 4  # failures by differences after which a gradient is not differenced again: a fourth says no more
 ENTRY_BY_ENTRY = 2  # blocks of so few entries are differenced entry by entry under complex step
 LOWER = {"float64": "float32", "float32": "float16"}  # what a dtype may silently be computed in
+HALVES = ("float16", "bfloat16")  # what the outputs of float64 or float32 may silently be stored in
+COMPUTED_IN = re.compile(r"computed in (\w+), though")
 CONTRACT = ("call", "time", "keys", "shapes", "dtype", "finite")
 KEPT = Evidence(PASS)  # a promise of the contract
 FORWARD = ("h", "c_T", "h_T")
@@ -155,9 +158,9 @@ class Point:
     @property
     def loss(self) -> tuple[np.ndarray, float]:
         """J in every lane, and Σ|terms| of it."""
-        if self.rows is not None:
-            return self._parts.J, self._parts.terms
-        lanes = self.lanes.values
+        return (self._parts.J, self._parts.terms) if self.rows is not None else self._loss(self.lanes.values)
+
+    def _loss(self, lanes: dict[str, np.ndarray]) -> tuple[np.ndarray, float]:
         return (lanes["J"], float(np.abs(lanes["J"][0]))) if "J" in lanes else parts.loss(lanes, self.cotangents)
 
     @cached_property
@@ -165,9 +168,18 @@ class Point:
         """A bound on the rounding error of one value of J of the candidate's own forward pass."""
         return self.rounding_at(max(self.bench.u("h"), self.bench.u("J")))
 
-    def rounding_at(self, u: float) -> float:
+    @cached_property
+    def looser_rounding_of_J(self) -> float:
+        """The same, where its σ and tanh are as accurate as numbers of size 1 are."""
+        if self.rows is None:
+            loss = self._loss(self._noise(tol.SIGMOID_AND_TANH).values)
+        else:
+            loss = (own := self._in_parts(tol.SIGMOID_AND_TANH)).J, own.terms
+        return self.rounding_at(max(self.bench.u("h"), self.bench.u("J")), loss)
+
+    def rounding_at(self, u: float, loss: tuple[np.ndarray, float] | None = None) -> float:
         """A bound on the rounding error of J that is formed at unit roundoff `u`."""
-        J, terms = self.loss
+        J, terms = loss or self.loss
         spread = np.abs(J - J[0]).max() / self.bench.arithmetic.eta
         return float(tol.KAPPA * u * (spread + terms))
 
@@ -439,6 +451,12 @@ def _one_difference(bench: Bench, found: Judged, k: str, told: str, seen, direct
         condition = float(np.vdot(np.abs(direction), limit)) / (tol.KAPPA * u)  # how fast the gradient itself may change
         if evidence.outcome == FAIL and condition * d.step > tol.BENT * max(abs(evidence.candidate), abs(d.value)):
             return evidence._replace(outcome=UNRESOLVED, rule="J bends too much within the shortest step of the differences")
+        kind = "inter" if k in BY_STEP else "grad"
+        confirmed = found.evidence.get(f"{kind}.{plain(k)}.autodiff", evidence).outcome in (PASS, ZERO)
+        if evidence.outcome == FAIL and confirmed:
+            own_rounding = differences.rounded(found.point.looser_rounding_of_J, d.step)
+            if evidence.error <= evidence.tolerance + own_rounding:
+                return evidence._replace(outcome=UNRESOLVED, rule="autodiff confirms it, and J is as flat as a coarse σ or tanh makes it")
         return evidence
 
     if exact is None:
@@ -507,7 +525,7 @@ def measure_precision(bench: Bench, cases: list[Case]) -> Evidence:
 
     A block counts when in every one of these cases it fails at the dtype's own precision, passes at the lower one, and
     looks computed in it, and its errors are other ones where the numbers are a little different; where h or the loss does, every
-    block counts. Raises Finding when a call runs out of time.
+    block counts. So it does where h is wrong and lies in a half precision in every case. Raises Finding when a call runs out of time.
     """
     p, lower = bench.precision, tol.PRECISIONS.get(LOWER.get(bench.precision.name, ""))
     if lower is None:
@@ -531,6 +549,8 @@ def measure_precision(bench: Bench, cases: list[Case]) -> Evidence:
             raise
         return Evidence(PASS)  # contract.call will say it
     bench.lower = {key: lower for key in votes if key in rounded}
+    if not bench.lower and (half := _half_of_h(bench, cases, answers)):
+        lower, bench.lower = half, {"h": half}
     if {"h", "J"} & set(bench.lower):
         bench.lower = dict.fromkeys(votes, lower)  # gradients are formed from what the forward pass left
     if not bench.lower:
@@ -540,6 +560,21 @@ def measure_precision(bench: Bench, cases: list[Case]) -> Evidence:
     names = "everything" if len(bench.lower) == len(votes) else names
     sentence = f"{names} is computed in {lower.name}, though {p.name} goes in and comes out; judged as {lower.name} from here on"
     return Evidence(FAIL, np.inf, names, rule=sentence)
+
+
+def _half_of_h(bench: Bench, cases: list[Case], answers: list[list]) -> Precision | None:
+    """The half precision that every number of a wrong h lies in, in every case: a mistake of mathematics leaves no such h."""
+    found = [(seen, due) for blocks in answers for k, seen, due, _ in blocks if k == "h"]
+    for half in (tol.PRECISIONS[k] for k in HALVES):
+        if len(found) == len(cases) and all(lies_in(seen, half.dtype) and not np.array_equal(seen, due) for seen, due in found):
+            return half
+    return None
+
+
+def computed_in(e: Evidence) -> str:
+    """The precision that evidence of `measure_precision` names; empty where it names none."""
+    found = COMPUTED_IN.search(e.rule)
+    return found[1] if found else ""
 
 
 def _answers(bench: Bench, case: Case) -> tuple[Point, list[tuple]]:

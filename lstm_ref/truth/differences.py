@@ -80,6 +80,11 @@ def real_steps(
     return found
 
 
+def rounded(rounding: float, step: float) -> float:
+    """What rounding of J adds to the bound of a six-point difference at a step."""
+    return ROUNDING_GAIN * rounding / step
+
+
 def near_kinks(J: Callable[[float], float], rounding: float, safety: float, good_enough: float, coarse: bool = False) -> Difference:
     """The six-point central difference of J at 0 where J may have kinks, as hard sigmoids, relus and clips make them.
 
