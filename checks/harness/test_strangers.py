@@ -15,6 +15,7 @@ from lstm_ref.candidates.load import load, plug
 from lstm_ref.candidates.reference import ReferenceLayer
 from lstm_ref.judgement import tolerances as tol
 from lstm_ref.judgement.judge import Bench, fitted, judge, measure_precision
+from lstm_ref.judgement.laws import judge_laws
 from lstm_ref.judgement.manifest import manifest
 from lstm_ref.judgement.run import PROFILES, _judge_one, _slow, compile_oracle
 from lstm_ref.judgement.sheet import Sheet, due
@@ -81,6 +82,19 @@ def test_sigmoid_through_tanh_is_a_note():
     assert verdict.outcome == "pass"
     assert any("½(1 + tanh(a/2))" in note for note in verdict.notes)
     assert not verify(CellByCell, only="grad.*,forward.*,numerics.sigmoid_tail").notes
+
+
+@pytest.mark.parametrize("seed", [6, 15])
+def test_a_law_is_not_broken_by_a_coarse_sigmoid_in_its_tail(seed):
+    right = next(c for c in RIGHT if c.__name__ == "SigmoidThroughTanh")
+    wrong = spoilt(change_gradients=lambda g: {**g, "x": 2 * g["x"]}, base=right)
+    found = []
+    for candidate in (right, wrong):
+        bench = Bench(plug(candidate)[0], tol.PRECISIONS["float64"], candidate())
+        case = bench.case(cases.Spec(Sizes(2, 1, 3, 1, 2), regime="saturated", cotangents="all", seed=seed))
+        found.append(judge_laws(bench, judge(bench, case), "law.symmetry".__eq__)["law.symmetry"])
+    assert [e.outcome for e in found] == ["unresolved", "fail"]
+    assert found[0].rule == "σ or tanh of absolute accuracy explains it"
 
 
 def test_tanh_through_sigmoid_is_a_note_and_excuses_nothing_else():
@@ -611,4 +625,4 @@ def test_a_flat_loss_of_a_coarse_tanh_does_not_refute_what_autodiff_confirms():
         bench = Bench(plug(candidate)[0], tol.PRECISIONS["float64"], candidate())
         found.append(judge(bench, bench.case(spec)).evidence["grad.W_i.differences"])
     assert [e.outcome for e in found] == ["unresolved", "fail"]
-    assert found[0].rule == "autodiff confirms it, and J is as flat as a coarse σ or tanh makes it"
+    assert found[0].rule == "J is as flat here as a coarse σ or tanh makes it"

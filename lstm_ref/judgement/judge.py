@@ -23,7 +23,7 @@ from . import parts
 from . import tolerances as tol
 from .comparison import Block, compare, compare_all, compare_along, lies_in, looks_like, worst_of
 from .tolerances import Condition, Precision
-from .verdict import FAIL, PASS, UNRESOLVED, ZERO, Evidence
+from .verdict import FAIL, PASS, UNRESOLVED, Evidence
 
 INNER = (*LAYER_INTERMEDIATES, "v")
 BY_STEP = frozenset((*INNER, "y_hat", *(f"d{k}" for k in INNER)))
@@ -42,8 +42,9 @@ class Bench:
     """What stays the same while one candidate is judged at one dtype, and what is learnt about it on the way: blocks
     that are computed in a lower precision, where its forward pass is complex-safe, what it returns, and how often
     differences have refuted a gradient. Where its forward pass is not the textbook's (`textbook`), conditions are another
-    function's, and every entry is granted the largest of all blocks. Of a batch that is too large for memory, truth and condition
-    take so many `rows` at a time. `oracle_seconds` is how long truth and conditions took."""
+    function's, and every entry is granted the largest of all blocks. `absolute` says whose noise is absolute (see
+    `tolerances.noisy_run`). Of a batch that is too large for memory, truth and condition take so many `rows` at a time.
+    `oracle_seconds` is how long truth and conditions took."""
 
     candidate: Candidate
     precision: Precision
@@ -54,6 +55,7 @@ class Bench:
     refuted: dict[str, int] = field(default_factory=dict)
     textbook: bool = True
     rows: int | None = None
+    absolute: int = tol.NEITHER
     oracle_seconds: float = 0.0
 
     @contextmanager
@@ -113,11 +115,18 @@ class Point:
             return under_way()
 
     @cached_property
-    def lanes(self) -> tol.Lanes:
-        return self._noise(tol.NEITHER)
+    def in_tails(self) -> Point:
+        """The same, where σ is as accurate as numbers of size 1 are."""
+        return Point(replace(self.bench, absolute=tol.SIGMOID), self.inputs, self.cotangents)
 
-    def _noise(self, absolute: int) -> tol.Lanes:
-        candidate = self.bench.candidate
+    @cached_property
+    def near_zero(self) -> Point:
+        """The same, where σ and tanh are as accurate as numbers of size 1 are."""
+        return Point(replace(self.bench, absolute=tol.SIGMOID_AND_TANH), self.inputs, self.cotangents)
+
+    @cached_property
+    def lanes(self) -> tol.Lanes:
+        candidate, absolute = self.bench.candidate, self.bench.absolute
         with self.bench.ours():
             return tol.noisy_run(
                 self.seen, self.cotangents, self.bench.arithmetic, absolute, candidate.layout.forget_bias, candidate.variant
@@ -126,41 +135,22 @@ class Point:
     @cached_property
     def conditions(self) -> dict[str, Condition]:
         """The condition of every forward value ("h") and gradient ("dW_f")."""
-        return self._flushed(self._parts.blocks if self.rows is not None else self._measured(self.lanes))
-
-    @cached_property
-    def tail_conditions(self) -> dict[str, Condition]:
-        return self._looser(tol.SIGMOID)
-
-    @cached_property
-    def near_zero_conditions(self) -> dict[str, Condition]:
-        return self._looser(tol.SIGMOID_AND_TANH)
-
-    def _looser(self, absolute: int) -> dict[str, Condition]:
-        return self._flushed(self._in_parts(absolute).blocks if self.rows is not None else self._measured(self._noise(absolute)))
-
-    def _measured(self, lanes: tol.Lanes) -> dict[str, Condition]:
-        return tol.conditions(lanes, self.bench.arithmetic, BY_STEP)
-
-    def _flushed(self, found: dict[str, Condition]) -> dict[str, Condition]:
         lower = self.bench.lower
+        found = self._parts.blocks if self.rows is not None else tol.conditions(self.lanes, self.bench.arithmetic, BY_STEP)
         return found | {k: tol.flushed(found[k], lower[k]) for k in lower if k in found}
 
     @cached_property
     def _parts(self) -> parts.Conditions:
-        return self._in_parts(tol.NEITHER)
-
-    def _in_parts(self, absolute: int) -> parts.Conditions:
-        own = (self.rows, absolute, self.bench.candidate.layout.forget_bias)
+        own = (self.rows, self.bench.absolute, self.bench.candidate.layout.forget_bias)
         with self.bench.ours():
             return parts.conditions(self.seen, self.cotangents, self.bench.arithmetic, *own)
 
     @property
     def loss(self) -> tuple[np.ndarray, float]:
         """J in every lane, and Σ|terms| of it."""
-        return (self._parts.J, self._parts.terms) if self.rows is not None else self._loss(self.lanes.values)
-
-    def _loss(self, lanes: dict[str, np.ndarray]) -> tuple[np.ndarray, float]:
+        if self.rows is not None:
+            return self._parts.J, self._parts.terms
+        lanes = self.lanes.values
         return (lanes["J"], float(np.abs(lanes["J"][0]))) if "J" in lanes else parts.loss(lanes, self.cotangents)
 
     @cached_property
@@ -168,18 +158,9 @@ class Point:
         """A bound on the rounding error of one value of J of the candidate's own forward pass."""
         return self.rounding_at(max(self.bench.u("h"), self.bench.u("J")))
 
-    @cached_property
-    def looser_rounding_of_J(self) -> float:
-        """The same, where its σ and tanh are as accurate as numbers of size 1 are."""
-        if self.rows is None:
-            loss = self._loss(self._noise(tol.SIGMOID_AND_TANH).values)
-        else:
-            loss = (own := self._in_parts(tol.SIGMOID_AND_TANH)).J, own.terms
-        return self.rounding_at(max(self.bench.u("h"), self.bench.u("J")), loss)
-
-    def rounding_at(self, u: float, loss: tuple[np.ndarray, float] | None = None) -> float:
+    def rounding_at(self, u: float) -> float:
         """A bound on the rounding error of J that is formed at unit roundoff `u`."""
-        J, terms = loss or self.loss
+        J, terms = self.loss
         spread = np.abs(J - J[0]).max() / self.bench.arithmetic.eta
         return float(tol.KAPPA * u * (spread + terms))
 
@@ -192,17 +173,17 @@ class Point:
 
 
 # what a failure may still be: a note under a check, where the values of some quantities are small and their noise is absolute
-LOOSER: tuple[tuple[str, tuple[str, ...], Callable[[Point], dict[str, Condition]], str], ...] = (
+LOOSER: tuple[tuple[str, tuple[str, ...], Callable[[Point], Point], str], ...] = (
     (
         "numerics.sigmoid_tail",
         ("f", "i", "o"),
-        lambda point: point.tail_conditions,
+        lambda point: point.in_tails,
         "σ loses relative accuracy in its tail (as ½(1 + tanh(a/2)) does)",
     ),
     (
         "numerics.tanh_near_zero",
         ("c_tilde", "c"),
-        lambda point: point.near_zero_conditions,
+        lambda point: point.near_zero,
         "tanh loses relative accuracy near 0 (as 2σ(2a) − 1 does)",
     ),
 )
@@ -368,10 +349,10 @@ def _second_look(found: Judged, block: tuple, evidence: Evidence, bench: Bench) 
         values = (point.conditions[k].clean for k in formed if k in point.conditions)
         return min((float(np.tanh(np.abs(v)).min()) for v in values), default=0.0)  # of c, its tanh
 
-    for check, formed, conditions, loses in sorted(LOOSER, key=lambda looser: smallest(looser[1])):
+    for check, formed, looser, loses in sorted(LOOSER, key=lambda look: smallest(look[1]) * tol.KAPPA > 1):  # where it is small, first
         if evidence.ratio * smallest(formed) > tol.KAPPA:
             continue  # absolute noise on q is at most 1/q times the relative: that cannot explain this
-        again = compare(name, seen, due, conditions(point)[key], bench.arithmetic, bench.u(key))
+        again = compare(name, seen, due, looser(point).conditions[key], bench.arithmetic, bench.u(key))
         if again.outcome != FAIL:
             note = f"{loses}: {name} is off by {evidence.ratio:.3g} tolerances"
             found.add(check, Evidence(PASS, 0.0, name, note=note))
@@ -452,11 +433,11 @@ def _one_difference(bench: Bench, found: Judged, k: str, told: str, seen, direct
         if evidence.outcome == FAIL and condition * d.step > tol.BENT * max(abs(evidence.candidate), abs(d.value)):
             return evidence._replace(outcome=UNRESOLVED, rule="J bends too much within the shortest step of the differences")
         kind = "inter" if k in BY_STEP else "grad"
-        confirmed = found.evidence.get(f"{kind}.{plain(k)}.autodiff", evidence).outcome in (PASS, ZERO)
+        confirmed = found.evidence.get(f"{kind}.{plain(k)}.autodiff", evidence).outcome != FAIL
         if evidence.outcome == FAIL and confirmed:
-            own_rounding = differences.rounded(found.point.looser_rounding_of_J, d.step)
+            own_rounding = differences.rounded(found.point.near_zero.rounding_of_J, d.step)
             if evidence.error <= evidence.tolerance + own_rounding:
-                return evidence._replace(outcome=UNRESOLVED, rule="autodiff confirms it, and J is as flat as a coarse σ or tanh makes it")
+                return evidence._replace(outcome=UNRESOLVED, rule="J is as flat here as a coarse σ or tanh makes it")
         return evidence
 
     if exact is None:

@@ -6,6 +6,8 @@ tolerance over the gradients in it. Only the zero cotangent is exact.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from ..candidates import contract
@@ -33,6 +35,8 @@ def judge_laws(bench: Bench, judged: Judged, wanted) -> dict[str, Evidence]:
         if wanted(f"law.{name}"):
             try:
                 evidence = law(bench, judged)
+                if evidence is not None and evidence.outcome == FAIL:
+                    evidence = _second_look(law, bench, judged, evidence)
             except Finding as finding:
                 evidence = Evidence(FAIL, np.inf, rule=finding.sentence)
             except KeyError as missing:
@@ -40,6 +44,15 @@ def judge_laws(bench: Bench, judged: Judged, wanted) -> dict[str, Evidence]:
             if evidence is not None:
                 found[f"law.{name}"] = evidence
     return found
+
+
+def _second_look(law, bench: Bench, judged: Judged, evidence: Evidence) -> Evidence:
+    """A law that fails, unresolved where σ and tanh of absolute accuracy explain it, as they do where gates are shut."""
+    near_zero = judged.point.near_zero
+    again = law(replace(bench, absolute=near_zero.bench.absolute), replace(judged, point=near_zero))
+    if again is None or again.outcome == FAIL:
+        return evidence
+    return again._replace(outcome=UNRESOLVED, rule="σ or tanh of absolute accuracy explains it")
 
 
 def _run(bench: Bench, point: Point) -> tuple[dict, dict]:
