@@ -11,6 +11,7 @@ import contextlib
 import functools
 import inspect
 import os
+import re
 import signal
 import threading
 import traceback
@@ -40,6 +41,7 @@ from .layout import PRESETS, Layout, blocks_in, decode, encode, encode_by_time
 
 CALL_SECONDS = 6.0  # a framework's first call compiles; a run in which one call hangs still ends within ten
 LONGEST_QUOTE = 300  # characters of what foreign code says
+RAISED = re.compile(r"[\w.]*(Error|Exception): ")  # the line at the end of a traceback
 NUMBERS = "fciub"  # kinds of dtypes that are numbers, in whatever precision
 INNER = frozenset((*LAYER_OUTPUTS, *MODEL_INTERMEDIATES))  # what is computed, and not given
 # what a loss is divided by, from the sizes and the weights of the positions
@@ -153,7 +155,7 @@ def _nearest(rule, size: int) -> int:
 @dataclass(frozen=True)
 class Candidate:
     """One LSTM under test. `kind` is the way to its gradients: "pullback", "vjp", "loss_and_gradients" or "forward"
-    (no gradients). `make` gives an instance; a new one each time if `factory`."""
+    (no gradients). `make` gives an instance; a new one each time if `factory`. `called` says how, where an adapter calls it."""
 
     name: str
     kind: str
@@ -164,6 +166,7 @@ class Candidate:
     reduction: str = "sum"
     taps: bool = False
     variant: Variant = TEXTBOOK
+    called: str = ""
 
     @property
     def model(self) -> bool:
@@ -563,8 +566,12 @@ def _at(n: Sizes) -> str:
 
 
 def in_a_line(error: BaseException) -> str:
-    """The kind of an exception and the first line of what it says, without the notes that others have added to it."""
-    said = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    """The kind of an exception and the first line of what it says, without the notes that others have added to it; where it holds
+    a traceback of its own, as from another interpreter, the kind and the line at its end."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    said = lines[0] if lines else ""
+    if any(line.startswith("Traceback") for line in lines) and (inner := [line for line in lines if RAISED.match(line)]):
+        return inner[-1][:LONGEST_QUOTE]
     return f"{type(error).__name__}: {said[:LONGEST_QUOTE]}" if said else type(error).__name__
 
 

@@ -30,6 +30,7 @@ from .student import is_student
 # Each has an adapter, the file that knows its conventions. All adapters share one skeleton; in the order in which it is called:
 #   CLASSES                                     the names of the LSTMs of the framework itself, the first where none is named
 #   OPTIONS                                     what may be set of those, as in torch:LSTM(num_layers=2)
+#   CALLED                                      where there is one: how a user's class is called, in words
 #   engine()                                    the module whose `Layer(function)` runs and differentiates, through the contract
 #   find(name)                                  the LSTM of that name: a class, or what else `thing` below is
 #   variant(thing, options, declared)           the Variant that it is, where one may be `declared` by a user's class
@@ -210,7 +211,8 @@ def _framework(kind: str, rest: str, target: str) -> Candidate:
             layer = adapter.engine().Layer
             make = functools.partial(layer, adapter.function(found, options))
         way = "pullback" if hasattr(layer, "pullback") else "forward"
-        return Candidate(target, way, make, True, layout, parse_supports(supports), variant=variant)
+        how = getattr(adapter, "CALLED", "")
+        return Candidate(target, way, make, True, layout, parse_supports(supports), variant=variant, called=how)
     except TargetError:
         raise
     except ValueError as error:

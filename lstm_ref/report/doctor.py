@@ -67,6 +67,7 @@ def _facts(x: Examination, target: str) -> list[str]:
     again = "a new instance where a check needs one" if face.factory else "one instance"
     framework = _kind(target) not in ("", "ref", "cmd", "lib") and face.kind != "forward"
     lines = [_line("way", f"a layer, differentiated by {_kind(target)}" if framework else f"{WAYS[face.kind]}; {again}")]
+    lines += [_line("called", f"as {face.called}")] if face.called else []
     if not student:
         lines += [_line("layout", layout(face.layout)), _line("limits", limits(face))]
         lines += [_line("variant", face.variant.words)] if not face.variant.textbook else []
