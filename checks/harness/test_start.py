@@ -115,7 +115,7 @@ SAID = {
     "extra keys": (spoilt(change_outputs=lambda d: {**d, "attention": d["h"]}), True, ["attention: returned, and nothing is done with it"]),
     "two branches": (strangers.StableSigmoid, True, ["real steps at six points: a complex step finds another slope"]),
     "one instance": (CellByCell(), True, ["state.two_instances: there is one instance and no way to make another"]),
-    "a model": (strangers.MeanLoss, True, ["reduction     mean", "W_v (5, 5)", "K=5", "the loss is that of the textbook LSTM"]),
+    "a model": (strangers.MeanLoss, True, ["reduction     mean", "W_v (6, 5)", "K=6", "the loss is that of the textbook LSTM"]),
     "forward only": (
         type("Forward", (), {"forward": lambda self, p: CellByCell().pullback(p)[0]}),
         False,

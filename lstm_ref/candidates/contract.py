@@ -562,7 +562,7 @@ def kind(q) -> str:
 
 
 def _at(n: Sizes) -> str:
-    return f"T={n.T}, B={n.B}, D={n.D}, H={n.H}"
+    return f"T={n.T}, B={n.B}, D={n.D}, H={n.H}" + (f", K={n.K}" if n.K > 1 else "")
 
 
 def in_a_line(error: BaseException) -> str:

@@ -27,6 +27,7 @@ from .verdict import FAIL
 
 DECLARED, OTHER, UNKNOWN, NO_ANSWER = "as declared", "another reading", "no reading", "no answer"  # of a forward pass
 COMPLEX, REAL = "complex step", "six-point"
+FIRST = replace(cases.CORNERS[0], sizes=cases.CORNERS[0].sizes._replace(K=6))  # every size another: shapes tell the axes apart
 SURE = ("contract.call", "contract.time", "contract.keys", "contract.shapes")  # with these, differences say nothing
 
 
@@ -82,7 +83,7 @@ def examine(face: Candidate, precision: Precision) -> Examination:
     """Ask a candidate for one small case and say what was understood. Never raises because the candidate is bad."""
     if face.kind == "student":
         return _student(face)
-    spec = fitted(cases.CORNERS[0], face)
+    spec = fitted(FIRST, face)
     case = cases.build(spec, precision.dtype, face.model, face.variant)
     call = contract.prepare(face, case.inputs, precision.dtype)
     given = _seen(call.inputs)
