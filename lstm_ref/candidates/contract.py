@@ -109,7 +109,8 @@ class Supports:
 
 def parse_supports(declared: dict | None) -> Supports:
     """`supports = {"B": 1, "H": "multiple of 8", "T": "at most 64", "initial_state": False, "c0": False, "x_gradient": False,
-    "c_T": False, "dtypes": ["float32"], "call_seconds": 60}` as a value. Raises ContractError, naming the key, for anything else."""
+    "h": False, "c_T": False, "dtypes": ["float32"], "call_seconds": 60}` as a value. Raises ContractError, naming the key, for
+    anything else."""
     sizes: dict[str, object] = {}
     missing: list[str] = []
     absent: set[str] = set()  # of the initial states
@@ -118,7 +119,7 @@ def parse_supports(declared: dict | None) -> Supports:
         if key in Sizes._fields:
             _nearest(value, 1)
             sizes[key] = value
-        elif key.endswith("_gradient") or key in ("h_T", "c_T"):
+        elif key.endswith("_gradient") or key in LAYER_OUTPUTS:
             missing += [key] if value is False else []
         elif key == "initial_state" or key in INITIAL:
             absent |= set() if value else {key} & set(INITIAL) or set(INITIAL)
@@ -129,8 +130,10 @@ def parse_supports(declared: dict | None) -> Supports:
         elif key == "call_seconds":
             raise ContractError(f"supports has call_seconds {value!r}; seconds that one call may take are due, a number above 0")
         else:
-            may = "T B D H K, initial_state, h0, c0, dtypes, call_seconds, c_T, h_T and NAME_gradient"
+            may = "T B D H K, initial_state, h0, c0, dtypes, call_seconds, h, c_T, h_T and NAME_gradient"
             raise ContractError(f"supports has the key {key!r}; it may hold {may}")
+    if {"h", "h_T"} <= set(missing):
+        raise ContractError("supports has neither h nor h_T; one that returns the last state alone declares h False and returns h_T")
     return Supports(sizes, tuple(k for k in INITIAL if k not in absent), missing=tuple(missing), **rest)
 
 
@@ -181,9 +184,14 @@ class Candidate:
         return () if self.kind == "forward" else tuple(k for k in names if f"{plain(k)}_gradient" not in absent)
 
     @cached_property
+    def hidden(self) -> str:
+        """The output that holds h: all of it, or h_T where only the last is returned."""
+        return "h_T" if "h" in self.supports.missing else "h"
+
+    @cached_property
     def outputs_due(self) -> tuple[str, ...]:
         """The outputs that a layer must return."""
-        due = ("h", "c_T") if self.variant.h_T_is_last_h else LAYER_OUTPUTS
+        due = (self.hidden, "c_T") if self.variant.h_T_is_last_h else LAYER_OUTPUTS
         return tuple(k for k in due if k not in self.supports.missing)
 
 
@@ -334,16 +342,21 @@ def changes(arrays: dict, before: dict) -> list[str]:
     return changed
 
 
+def flowing(candidate: Candidate, cotangents: dict) -> dict[str, np.ndarray]:
+    """The cotangents, zero on what is declared as not returned."""
+    return {k: 0 * v if k in candidate.supports.missing and k != "h_T" else v for k, v in cotangents.items()}
+
+
 def cotangents_for(call: Call, outputs: Answer, cotangents: dict) -> dict[str, np.ndarray]:
     """Cotangents keyed as the candidate's outputs are; s_h goes onto the last h where h_T is no output of its own."""
-    s = dict(cotangents)
-    if "h_T" not in outputs.arrays:
-        if call.candidate.variant.h_T_is_last_h:
-            s["h"] = s["h"].copy()
-            s["h"][-1] = s["h"][-1] + s["h_T"]
-        del s["h_T"]
-    if "c_T" not in outputs.arrays:
-        del s["c_T"]
+    s = flowing(call.candidate, cotangents)
+    if call.candidate.hidden != "h" and "h" not in outputs.arrays:
+        del s["h"]
+    elif "h_T" not in outputs.arrays and call.candidate.variant.h_T_is_last_h:
+        s["h"] = s["h"].copy()
+        s["h"][-1] = s["h"][-1] + s["h_T"]
+    for k in {"h_T", "c_T"} - set(outputs.arrays):
+        del s[k]
     return encode_by_time(call.candidate.layout, s, call.dtype)
 
 
@@ -393,6 +406,10 @@ def answer(call: Call, returned, where: str, due: tuple[str, ...], read: tuple[s
                 )
             elif array.shape != shapes[name]:
                 fault = Finding("contract.shapes", f"{where} returned {name} with shape {array.shape}; {shapes[name]} is due")
+                last = layout.name("h_T")
+                if where == "forward" and name == layout.name("h") and array.shape == shapes[last]:
+                    told = f'if it is the last state alone, return it as {last} and declare supports = {{"h": False}}'
+                    fault.sentence += f"; {told}"
             else:
                 good[name] = array.astype(np.complex128 if array.dtype.kind == "c" else np.float64)
             if array.dtype.kind in NUMBERS or array.dtype.name == "bfloat16":
@@ -403,9 +420,11 @@ def answer(call: Call, returned, where: str, due: tuple[str, ...], read: tuple[s
     if missing := [k for k in due if k not in arrays and k not in faults]:
         what = "output" if where == "forward" else "gradient of"
         absent = dict.fromkeys(map(plain, missing))
-        declared = ", ".join(f'"{k}": False' if where == "forward" else f'"{k}_gradient": False' for k in absent)
+        needed = (() if layout.name("h_T") in good else ("h",)) if "h" in absent else ("h_T",) if call.candidate.hidden == "h_T" else ()
+        declared = ", ".join(f'"{k}": False' if where == "forward" else f'"{k}_gradient": False' for k in absent if k not in needed)
         keys = ", ".join(sorted(f"{k}: None" if v is None else str(k) for k, v in named.items())) or "none"
-        sentence = f"{where} returned no {what} {', '.join(missing)} (keys: {keys}); return it, or declare supports = {{{declared}}}"
+        sentence = f"{where} returned no {what} {', '.join(missing)} (keys: {keys}); return it"
+        sentence += f", or declare supports = {{{declared}}}" if declared else ""
         faults |= dict.fromkeys(missing, Finding("contract.keys", sentence))
     return Answer(arrays, faults, raw)
 

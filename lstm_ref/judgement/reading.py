@@ -132,7 +132,7 @@ def _ask(bench: Bench, size: Sizes, n: int):
     candidate = bench.candidate
     case = cases.build(fitted(cases.Spec(size, seed=200 + n), candidate), bench.precision.dtype, candidate.model, candidate.variant)
     outputs, _ = contract.start(contract.prepare(candidate, case.inputs, bench.precision.dtype), bench.instance)
-    due = ("J",) if candidate.model else ("h", "c_T")
+    due = ("J",) if candidate.model else (candidate.hidden, "c_T")
     if due[0] not in outputs.arrays:
         raise Finding("contract.keys", f"{due[0]} is missing")
     values = Point(bench, case.inputs, case.cotangents).conditions
@@ -177,15 +177,18 @@ def _fits(bench: Bench, reading: Reading, case: cases.Case, seen: dict, limit: f
     read, q = _as_read(bench, reading.layout, case), case.inputs
     if bench.candidate.variant.textbook:
         h, c = _forward(read, reading.variant, reading.slip)
+        h_T = h[0 if reading.variant.direction == "reverse" else -1]
     else:
         values = variants.truth(reading.variant, read, case.cotangents).values
-        h, c = values["h"], values["c_T"]
+        h, h_T, c = values["h"], values["h_T"], values["c_T"]
     if case.model:
         turned = reading.slip.head_transposed and case.spec.sizes.K == case.spec.sizes.H
         J = objectives.softmax_forward(h, q["W_v"].T if turned else q["W_v"], q["b_v"], q["y"], q["w"]).J
         declared, read = (contract.REDUCTIONS[k](case.spec.sizes, q["w"]) for k in (bench.candidate.reduction, reading.reduction))
         return bool(np.abs(J * declared / read - seen["J"]) <= limit * max(1.0, declared / read))
-    near = np.abs(h - seen["h"]).max() <= limit
+    if bench.candidate.hidden == "h_T":
+        h = h_T
+    near = np.abs(h - seen[bench.candidate.hidden]).max() <= limit
     return bool(near and ("c_T" not in seen or np.abs(c - seen["c_T"]).max() <= limit))
 
 

@@ -237,7 +237,7 @@ def read_forward(sheet: Sheet, bench: Bench) -> None:
     declared, model = bench.candidate, bench.candidate.model
     spec = fitted(cases.CORNERS[0], declared)
     found = judge(bench, bench.case(spec), with_differences=False)
-    check = "forward.J" if model else "forward.h"
+    check = "forward.J" if model else f"forward.{declared.hidden}"
     failed = next((e for k in (check, "contract.call", "contract.shapes") if (e := found.evidence.get(k)) and e.outcome == FAIL), None)
     if failed is None:
         return
@@ -245,7 +245,7 @@ def read_forward(sheet: Sheet, bench: Bench) -> None:
     if reading is None:
         bench.textbook &= model or check not in found.evidence
         return
-    what = "the loss" if model else "h"
+    what = "the loss" if model else declared.hidden
     write = reading.declaration(declared)
     if not write and not reading.words:
         return  # the forward pass is as declared: something else failed

@@ -22,6 +22,7 @@ WAYS = {
 CAUSES = {
     "factory": "there is one instance and no way to make another; name a class or a function that makes one",
     "model": "a model's forward and backward pass are one call",
+    "h": "it is declared that h is not returned, h_T alone",
     "c_T": "it is declared that c_T is not returned",
     "initial_state": "it is declared that an initial state is not taken",
     "intermediates": "no gradients of intermediates are returned; they are optional: f i c_tilde o c a_f a_i a_c a_o z",
@@ -108,11 +109,8 @@ def _forward(x: Examination) -> list[str]:
     elif x.forward != DECLARED and x.reading.words:
         lines.append(_line("  next", "if that is meant, go on: its gradients are judged by differences of its own forward pass"))
     elif x.forward != DECLARED:
-        lines.append(
-            _line(
-                "  next", f"write that; until then {'the call' if x.problems else 'forward.J' if x.candidate.model else 'forward.h'} fails"
-            )
-        )
+        fails = "the call" if x.problems else "forward.J" if x.candidate.model else f"forward.{x.candidate.hidden}"
+        lines.append(_line("  next", f"write that; until then {fails} fails"))
     return lines
 
 
@@ -123,7 +121,7 @@ def _missing(x: Examination) -> list[str]:
     if face.kind == "student":
         return lines
     names = {s.name for s in x.outputs}
-    if x.outputs and not face.model and face.layout.name("h_T") not in names:
+    if x.outputs and not face.model and face.hidden == "h" and face.layout.name("h_T") not in names:
         lines.append(_line("no h_T", "the cotangent of h_T is added to the last h"))
     absent = [k for k in face.supports.missing if k in LAYER_OUTPUTS]
     gradients = [k.removesuffix("_gradient") for k in face.supports.missing if k not in LAYER_OUTPUTS]
