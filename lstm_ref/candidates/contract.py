@@ -42,6 +42,14 @@ from .layout import PRESETS, Layout, blocks_in, decode, encode, encode_by_time
 CALL_SECONDS = 6.0  # a framework's first call compiles; a run in which one call hangs still ends within ten
 LONGEST_QUOTE = 300  # characters of what foreign code says
 RAISED = re.compile(r"[\w.]*(Error|Exception): ")  # the line at the end of a traceback
+PREFIXED = ("d{}", "d_{}", "grad_{}", "{}_grad", "g_{}", "dL_d{}", "dJ_d{}")  # how the gradient of an input may be called
+CALLED_AS = {  # how each is called, and with what
+    "forward": "forward(inputs), with one dict of arrays",
+    "pullback": "pullback(inputs), with one dict of arrays",
+    "vjp": "vjp(inputs, cotangents), with two dicts of arrays",
+    "loss_and_gradients": "loss_and_gradients(inputs), with one dict of arrays",
+    "pull(cotangents)": "pull(cotangents), with one dict of arrays",
+}
 NUMBERS = "fciub"  # kinds of dtypes that are numbers, in whatever precision
 INNER = frozenset((*LAYER_OUTPUTS, *MODEL_INTERMEDIATES))  # what is computed, and not given
 # what a loss is divided by, from the sizes and the weights of the positions
@@ -158,7 +166,8 @@ def _nearest(rule, size: int) -> int:
 @dataclass(frozen=True)
 class Candidate:
     """One LSTM under test. `kind` is the way to its gradients: "pullback", "vjp", "loss_and_gradients" or "forward"
-    (no gradients). `make` gives an instance; a new one each time if `factory`. `called` says how, where an adapter calls it."""
+    (no gradients). `make` gives an instance; a new one each time if `factory`. `called` says how, where an adapter calls it,
+    and `remark` what seems not to be meant."""
 
     name: str
     kind: str
@@ -170,6 +179,7 @@ class Candidate:
     taps: bool = False
     variant: Variant = TEXTBOOK
     called: str = ""
+    remark: str = ""
 
     @property
     def model(self) -> bool:
@@ -410,6 +420,9 @@ def answer(call: Call, returned, where: str, due: tuple[str, ...], read: tuple[s
                 if where == "forward" and name == layout.name("h") and array.shape == shapes[last]:
                     told = f'if it is the last state alone, return it as {last} and declare supports = {{"h": False}}'
                     fault.sentence += f"; {told}"
+                both = call.candidate.variant.directions == 2 and name == layout.name("h")
+                if both and array.shape == (*shapes[name][:-1], shapes[name][-1] // 2):
+                    fault.sentence += "; the two directions lie side by side in h: their sum or mean is no h that is known here"
             else:
                 good[name] = array.astype(np.complex128 if array.dtype.kind == "c" else np.float64)
             if array.dtype.kind in NUMBERS or array.dtype.name == "bfloat16":
@@ -423,7 +436,10 @@ def answer(call: Call, returned, where: str, due: tuple[str, ...], read: tuple[s
         needed = (() if layout.name("h_T") in good else ("h",)) if "h" in absent else ("h_T",) if call.candidate.hidden == "h_T" else ()
         declared = ", ".join(f'"{k}": False' if where == "forward" else f'"{k}_gradient": False' for k in absent if k not in needed)
         keys = ", ".join(sorted(f"{k}: None" if v is None else str(k) for k, v in named.items())) or "none"
-        sentence = f"{where} returned no {what} {', '.join(missing)} (keys: {keys}); return it"
+        renamed = [] if where == "forward" else [k for k in call.inputs if k not in named and any(f.format(k) in named for f in PREFIXED)]
+        sentence = f"{where} returned no {what} {', '.join(missing)} (keys: {keys}); "
+        sentence += f"gradients are keyed as the inputs are: name them {', '.join(renamed)}" if renamed else "return it"
+        declared = "" if renamed else declared
         sentence += f", or declare supports = {{{declared}}}" if declared else ""
         faults |= dict.fromkeys(missing, Finding("contract.keys", sentence))
     return Answer(arrays, faults, raw)
@@ -510,7 +526,9 @@ def guarded(call: Call, where: str, function: Callable, *args):
     except Told as told:
         raise Finding("contract.call", f"{where} {told.what} at {_at(call.sizes)}{told.place}") from None
     except (Exception, SystemExit) as error:
-        raise Finding("contract.call", f"{where} raised {in_a_line(error)} at {_at(call.sizes)}{place(error)}") from None
+        at_the_call = traceback.extract_tb(error.__traceback__)[-1].filename == __file__
+        hint = f"; it is called as {CALLED_AS[where]}" if isinstance(error, TypeError) and at_the_call and where in CALLED_AS else ""
+        raise Finding("contract.call", f"{where} raised {in_a_line(error)} at {_at(call.sizes)}{place(error)}{hint}") from None
 
 
 class TimeLimit(BaseException):

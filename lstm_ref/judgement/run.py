@@ -196,7 +196,8 @@ def _judge_all(target, faces, profile, dtype, seed, sheet, began, progress, decl
         stopped = (*stopped, f"{sheet.unasked} cases were judged by autodiff alone: {slow}")
     if dtype in COARSE and any(r.outcome == NOT_PROVIDED and "too coarse" in r.reason for r in results):
         stopped = (*stopped, f"{dtype} is too coarse for differences: autodiff alone judged the gradients")
-    notes = (*sheet.notes(), *stopped)
+    remarks = dict.fromkeys(b.candidate.remark for b in benches if b.candidate.remark)
+    notes = (*remarks, *sheet.notes(), *stopped)
     declared = dict.fromkeys(b.candidate.variant.words for b in benches if not b.candidate.variant.textbook)
     notes = (*(f"judged as a variant of the textbook LSTM: {words}" for words in declared), *notes)
     kind = "self-consistency" if self_consistent else "variant" if declared else "textbook"

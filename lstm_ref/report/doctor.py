@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import shlex
 from collections import Counter
 
@@ -37,6 +38,8 @@ NEXT = {  # where the sentence of a problem does not say it itself
     "contract.finite": "look for a division by zero or memory that was never written",
     "numerics.effective_precision": 'look for float32 buffers and casts; if float32 is meant, declare supports = {"dtypes": ["float32"]}',
 }
+ALIKE = 0.75  # the share of their letters that the names of two biases have in common
+NO_MORE_TO_SAY = ("declare supports", "are keyed as", "is due; ", "it is called as")  # in a sentence that says the next step itself
 SAYS_ITSELF = ("contract.time", "state.inputs_unmutated")
 
 
@@ -88,6 +91,7 @@ def _facts(x: Examination, target: str) -> list[str]:
         lines.append(_line("not used", f"{', '.join(x.unused)}: returned, and nothing is done with it"))
     if x.unread and len(x.unread) < len(x.given):
         lines.append(_line("unread", f"the loss does not depend on {', '.join(x.unread)}"))
+    lines += [_line("remark", face.remark)] if face.remark else []
     lines += _forward(x)
     if not student and x.forward == DECLARED and not any(p.check == "numerics.effective_precision" for p in x.problems):
         lines.append(_line("precision", f"computed in {x.dtype}, as far as three cases tell"))
@@ -135,10 +139,12 @@ def _missing(x: Examination) -> list[str]:
 
 
 def _next(x: Examination, problem: Problem) -> str:
-    if problem.check in SAYS_ITSELF or "declare supports" in problem.sentence:
+    if problem.check in SAYS_ITSELF or any(words in problem.sentence for words in NO_MORE_TO_SAY):
         return ""
     if absent := [k for k in LAYER_OUTPUTS if f"KeyError: '{x.candidate.layout.name(k)}'" in problem.sentence]:
         return f"cotangents come for what forward returns and for nothing else: it returned no {absent[0]}"
+    if second := _second_bias(x, problem):
+        return second
     if problem.check == "contract.call" and "KeyError" in problem.sentence:
         return 'the arrays have the names under `given`; if yours have others, declare them: layout = {…, "names": {…}}'
     if problem.check == "contract.call" and x.candidate.kind == "student":
@@ -148,6 +154,17 @@ def _next(x: Examination, problem: Problem) -> str:
     if problem.check == "contract.keys":
         return "return it"
     return NEXT.get(problem.check, "")
+
+
+def _second_bias(x: Examination, problem: Problem) -> str:
+    """What to declare where a bias is looked for beside the one that there is."""
+    own, _, sought = x.candidate.layout.template("b"), *problem.sentence.partition("KeyError: '")[1:]
+    name = sought.partition("'")[0]
+    if not name or x.candidate.layout.biases != 1 or name in {s.name for s in x.given}:
+        return ""
+    if difflib.SequenceMatcher(None, own, name).ratio() < ALIKE:
+        return ""
+    return f'it looks for a second bias: declare biases=2 in the layout, with names {{"b_x": {own!r}, "b_h": {name!r}}}'
 
 
 def _end(x: Examination, target: str) -> str:
