@@ -149,7 +149,7 @@ def _restartable(candidate: Candidate) -> None:
             f"{name} is declared with variant {v.words}; flow follows one layer that goes forward, without masks or projection"
         )
     lacks = [k for k in ("h0", "c0", *v.parameters) if k not in candidate.gradient_names and plain(k)[:2] != "b_"]
-    lacks += ["c_T"] if "c_T" in candidate.supports.missing else []
+    lacks += [k for k in ("h", "c_T") if k in candidate.supports.missing]
     if lacks or not candidate.supports.initial_state:
         what = f"declares that it gives no {', '.join(lacks)}"
         if not candidate.supports.initial_state:

@@ -209,6 +209,24 @@ class HiddenStateOnly:
         return {"h": np.stack(seen, axis=1)}, back
 
 
+class LastStateOnly:
+    """Right. Many to one: what it returns is the state after the last step, and nothing else flows back."""
+
+    supports = {"h": False}
+
+    def pullback(self, p):
+        outputs, pull = CellByCell().pullback(p)
+        h = outputs["h"]
+
+        def back(s):
+            assert set(s) == {"h_T", "c_T"}
+            flows = np.zeros_like(h)
+            flows[-1] = s["h_T"]
+            return pull({"h": flows, "c_T": s["c_T"]})
+
+        return {"h_T": h[-1].copy(), "c_T": outputs["c_T"]}, back
+
+
 class MeanLoss:
     """Right. A model whose loss is the mean over all positions."""
 

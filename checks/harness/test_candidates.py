@@ -4,6 +4,7 @@ import collections
 import signal
 import time
 import types
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from lstm_ref.candidates.contract import ContractError, parse_supports
 from lstm_ref.candidates.layout import LayoutError, decode, effective, encode, resolve
 from lstm_ref.candidates.load import TargetError, load, plug
 from lstm_ref.candidates.reference import ReferenceLayer
+from lstm_ref.judgement.run import PROFILES
 from lstm_ref.judgement.student import judge_student
 from lstm_ref.reference.symbols import GATES, LAYER_INPUTS, Sizes
 from lstm_ref.report import words
@@ -196,6 +198,7 @@ def test_supports_that_says_nothing_is_refused(declared, words):
         ("missing.py:X", "there is no file missing.py"),
         ("json:Nope", "json has no 'Nope'"),
         ("json:JSONDecoder", "has none of the methods that the contract knows"),
+        (":A", "the target ':A' names no LSTM; it must be one of module:attribute, file.py:attribute, "),
         ("fractions:gcd_of_nothing", "has no 'gcd_of_nothing'"),
         ("torch:LSTM(dropout=0.5)", "sets dropout; what can be set is batch_first, bias, num_layers, bidirectional, proj_size, packed"),
         ("torch:LSTM(__import__('os'))", "they must be literals"),
@@ -234,6 +237,73 @@ def test_file_target_and_its_neighbours(tmp_path):
     )
     face = load(f"{tmp_path}/mine_here.py:L")[0]
     assert face.kind == "forward"
+
+
+def test_a_file_of_a_package_is_told_how_it_is_named(tmp_path):
+    """What imports from beside it with a dot is known by the names of its folders."""
+    folder = tmp_path / "nets" / "cells"
+    folder.mkdir(parents=True)
+    (folder / "core.py").write_text("from ..acts import LSTM")
+    target = f"{folder}/core.py:LSTM"
+    with pytest.raises(TargetError, match=r"ImportError: .*; its folder is no package, which a dot needs: give it an __init__.py"):
+        load(target)
+    for package in (folder, folder.parent):
+        (package / "__init__.py").touch()
+    with pytest.raises(TargetError) as refused:
+        load(target)
+    due = f"; it is a file of the package nets: name it as a module, nets.cells.core:LSTM, in the folder {tmp_path}"
+    assert str(refused.value).endswith(due)
+
+
+def test_what_a_class_says_of_itself_and_cannot_is_a_sentence():
+    class Raises(CellByCell):
+        @property
+        def layout(self):
+            raise RuntimeError("the layout is not known yet")
+
+    with pytest.raises(
+        TargetError, match=r"^Raises: its layout raised RuntimeError: the layout is not known yet \(test_candidates.py:\d+\);"
+    ):
+        plug(Raises)
+
+    class Late(CellByCell):
+        @property
+        def gradients(self):
+            raise RuntimeError("nothing has run yet")
+
+    assert [face.kind for face in plug(Late)] == ["pullback"]
+
+
+def test_params_that_have_no_names_are_told_as_that():
+    class Listed:
+        params = [np.zeros(3)]
+
+        def loss(self):
+            return 0.0
+
+        def gradients(self):
+            return [np.zeros(3)]
+
+    with pytest.raises(TargetError, match=r"^Listed: params is a list; a dict from names to arrays is due, and gradients keyed as it is$"):
+        plug(Listed)
+
+
+def test_a_declaration_with_a_slip_in_its_name_is_told(monkeypatch):
+    monkeypatch.setattr(cases, "CORNERS", cases.CORNERS[:10])
+    monkeypatch.setitem(PROFILES, "quick", replace(PROFILES["quick"], draws=1))
+
+    class Slip(CellByCell):
+        suports = {"H": "multiple of 8"}
+        layuot, layout = "torch", None
+        variants = ("a", "b")
+
+    due = "nothing reads its layuot, and it declares no layout; if that is meant, name it so; "
+    due += "nothing reads its suports, and it declares no supports; if that is meant, name it so"
+    assert plug(Slip)[0].remark == due
+    assert due in verify(Slip, only="contract.call").notes
+    assert not plug(CellByCell)[0].remark
+    fine = type("Fine", (CellByCell,), {"supports": {}, "supported": {"H": 8}, "layouts": ["torch"]})
+    assert not plug(fine)[0].remark
 
 
 def test_instances_and_factories_are_told_apart():

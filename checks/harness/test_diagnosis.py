@@ -16,6 +16,7 @@ from lstm_ref.diagnosis.localise import localise
 from lstm_ref.diagnosis.probe import SIZES, probes
 from lstm_ref.judgement import reading, run, selftest
 from lstm_ref.judgement import tolerances as tol
+from lstm_ref.judgement.doctor import examine
 from lstm_ref.report import power as report
 from lstm_ref.report import words
 
@@ -369,6 +370,35 @@ def test_a_loss_of_another_reduction_fails_once_with_the_reduction_to_write(cand
     assert [r.id for r in verdict.failures()] == ["forward.J"]
     assert f"write reduction = '{reduction}' in the class" in verdict.failures()[0].reason
     assert f"reduction = '{reduction}'" in words.identified(reading.find(plug(candidate)[0], FLOAT64), plug(candidate)[0])
+
+
+class HeadTurned(MeanLoss):
+    """Right on W_v (H, K), which it is not given."""
+
+    def loss_and_gradients(self, p):
+        J, gradients = super().loss_and_gradients({**p, "W_v": p["W_v"].T})
+        return J, {**gradients, "W_v": gradients["W_v"].T}
+
+
+class HeadWhicheverFits(HeadTurned):
+    """It takes W_v as (H, K) where that fits, and as (K, H) where not: right wherever K is not H."""
+
+    def loss_and_gradients(self, p):
+        K, H = p["W_v"].shape
+        return super().loss_and_gradients(p) if K == H else MeanLoss.loss_and_gradients(self, p)
+
+
+@pytest.mark.parametrize("candidate", [HeadTurned, HeadWhicheverFits])
+def test_a_weight_of_the_head_that_is_read_the_other_way_round_is_told(candidate):
+    face = plug(candidate)[0]
+    told = words.identified(reading.find(face, FLOAT64), face)
+    assert told == "the loss is that of an LSTM with W_v read as (H, K), where it is given as (K, H), in every layout"
+    found = examine(face, FLOAT64)
+    assert not found.fits
+    assert len({*found.sizes}) == 5
+    if candidate is HeadTurned:
+        assert "raised ValueError" in found.problems[0].sentence
+        assert "at T=4, B=2, D=3, H=5, K=6 (" in found.problems[0].sentence
 
 
 class SummedGradients(MeanLoss):

@@ -9,15 +9,16 @@ import pytest
 from typer.testing import CliRunner
 
 from lstm_ref import cases, cli
-from lstm_ref.candidates import haiku_lstm
+from lstm_ref.candidates import contract, haiku_lstm
 from lstm_ref.candidates.isolate import isolated
 from lstm_ref.candidates.load import TargetError, load
 from lstm_ref.diagnosis.explain import explained
 from lstm_ref.judgement import tolerances as tol
+from lstm_ref.judgement.doctor import examine
 from lstm_ref.judgement.judge import Bench, fitted, judge
 from lstm_ref.judgement.run import PROFILES, run
 from lstm_ref.reference.symbols import Sizes
-from lstm_ref.report import words
+from lstm_ref.report import doctor, words
 
 EXAMPLES = pathlib.Path(__file__).parents[2] / "examples"
 pytestmark = pytest.mark.filterwarnings("default")  # what frameworks warn of is theirs
@@ -766,6 +767,86 @@ def test_a_torch_module_that_declares_no_layout_says_itself_what_it_can(tmp_path
     verdict = judged(f"torch:{tmp_path}/own.py:{name}", only="contract.*,forward.*,grad.W_f.autodiff")
     assert not verdict.failures(), [(r.id, r.reason) for r in verdict.failures()]
     assert verdict.forward == verdict.gradients == "pass"
+
+
+MODULES_WITH_STATES_OF_ONE_FORM = """
+import torch
+from typing import List, Tuple
+
+class Rows(torch.nn.Module):
+    gain = 1.0
+
+    def __init__(self, D: int, H: int):
+        super().__init__()
+        self.lstm = torch.nn.LSTMCell(D, H)
+
+    def forward(self, x, state):
+        (h, c), every = state, []
+        for x_t in x:
+            h, c = self.lstm(x_t, (h, c))
+            every.append(h)
+        return torch.stack(every), (h, c * self.gain)
+
+class Off(Rows):
+    gain = 1 + 1e-6
+
+class Scripted(torch.jit.ScriptModule):
+    def __init__(self, D: int, H: int):
+        super().__init__()
+        self.weight_ih_l0, self.weight_hh_l0, self.bias_ih_l0, self.bias_hh_l0 = (
+            torch.nn.Parameter(torch.zeros(shape)) for shape in ((4 * H, D), (4 * H, H), (4 * H,), (4 * H,))
+        )
+
+    @torch.jit.script_method
+    def forward(self, x: torch.Tensor, state: Tuple[torch.Tensor, torch.Tensor]) -> Tuple[torch.Tensor, Tuple[torch.Tensor, torch.Tensor]]:
+        h, c = state
+        every: List[torch.Tensor] = []
+        for t in range(x.size(0)):
+            a = torch.mm(x[t], self.weight_ih_l0.t()) + self.bias_ih_l0 + torch.mm(h, self.weight_hh_l0.t()) + self.bias_hh_l0
+            i, f, g, o = a.chunk(4, 1)
+            c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+            h = torch.sigmoid(o) * torch.tanh(c)
+            every.append(h)
+        return torch.stack(every), (h, c)
+
+class Widened(torch.nn.LSTM):
+    # with states (1, B, H) it is one axis too wide, and does not raise
+
+    def forward(self, x, state):
+        y, (h, c) = super().forward(x, tuple(s[None] if s.ndim == 2 else s for s in state))
+        return (y, (h[0], c[0])) if state[0].ndim == 2 else (y[None], (h, c))
+
+class Neither(Rows):
+    def forward(self, x, state):
+        return super().forward(x, state)[1 + state[0].ndim]
+"""
+
+
+@pytest.mark.parametrize(("name", "failed"), [("Rows", set()), ("Scripted", set()), ("Widened", set()), ("Off", {"forward.c_T"})])
+def test_a_torch_module_is_given_its_states_in_the_form_that_it_takes(tmp_path, name, failed):
+    (tmp_path / "rows.py").write_text(MODULES_WITH_STATES_OF_ONE_FORM)
+    verdict = judged(f"torch:{tmp_path}/rows.py:{name}", only="contract.*,forward.*,grad.W_f.*,grad.h0.*,state.*")
+    assert {r.id for r in verdict.failures()} == failed, [(r.id, r.reason) for r in verdict.failures()]
+    assert failed or verdict.outcome == "pass"
+
+
+def test_a_torch_module_that_takes_its_states_in_no_form_is_told_what_each_raised(tmp_path):
+    """What the other interpreter of torch says has its reason in the last line."""
+    (tmp_path / "rows.py").write_text(MODULES_WITH_STATES_OF_ONE_FORM)
+    (face,) = load(f"torch:{tmp_path}/rows.py:Neither")
+    found = examine(face, tol.PRECISIONS["float64"])
+    told = found.problems[0]
+    assert told.check == "contract.call"
+    assert "hx[0] to be 1D or 2D, got 3D instead with states (1, B, H), and IndexError: tuple index out of range " in told.sentence
+    assert "out of range with states (B, H) at T=4, B=2, D=3, H=5 (" in told.sentence
+    assert "module(x, (h0, c0)); the states of one layer as (1, B, H), or as (B, H) where it takes those" in doctor.text(found, face.name)
+
+
+def test_a_traceback_inside_a_message_is_told_by_the_line_at_its_end():
+    inner = "Traceback of TorchScript (most recent call last):\n  File my.py, line 3\n    c = f * c\n        ~~~ <--- HERE\n"
+    said = RuntimeError(f"The following operation failed in the TorchScript interpreter.\n{inner}RuntimeError: mat1 is 3-D\n")
+    assert contract.in_a_line(said) == "RuntimeError: mat1 is 3-D"
+    assert contract.in_a_line(ValueError("first\nTypeError: second")) == "ValueError: first"
 
 
 def test_a_torch_module_whose_state_has_another_shape_is_told_what_came(tmp_path):

@@ -115,7 +115,32 @@ SAID = {
     "extra keys": (spoilt(change_outputs=lambda d: {**d, "attention": d["h"]}), True, ["attention: returned, and nothing is done with it"]),
     "two branches": (strangers.StableSigmoid, True, ["real steps at six points: a complex step finds another slope"]),
     "one instance": (CellByCell(), True, ["state.two_instances: there is one instance and no way to make another"]),
-    "a model": (strangers.MeanLoss, True, ["reduction     mean", "W_v (5, 5)", "K=5", "the loss is that of the textbook LSTM"]),
+    "gradients under other names": (
+        spoilt(change_gradients=lambda g: {f"d{k}": v for k, v in g.items()}),
+        False,
+        ["gradients are keyed as the inputs are: name them x, h0, c0, W_f, W_i, W_c, W_o, b_f, b_i, b_c, b_o [contract.keys]"],
+    ),
+    "arguments of its own": (
+        type("Arguments", (CellByCell,), {"pullback": lambda self, x, h0, c0: x}),
+        False,
+        ["missing 2 required positional arguments", "at T=4, B=2, D=3, H=5; it is called as pullback(inputs), with one dict of arrays"],
+    ),
+    "arguments of vjp": (
+        type("OfVjp", (strangers.ForwardThenVjp,), {"vjp": lambda self, cotangents: {}}),
+        False,
+        ["; it is called as vjp(inputs, cotangents), with two dicts of arrays"],
+    ),
+    "a second bias": (
+        type("Two", (KerasStyle,), {"pullback": lambda self, p: p["bias_h"]}),
+        False,
+        ["""it looks for a second bias: declare biases=2 in the layout, with names {"b_x": 'bias', "b_h": 'bias_h'}"""],
+    ),
+    "both directions added": (
+        type("Added", (), {"variant": {"direction": "both"}, "forward": lambda self, p: {"h": np.zeros((*p["x"].shape[:2], 5))}}),
+        False,
+        ["(4, 2, 10) is due; the two directions lie side by side in h: their sum or mean is no h"],
+    ),
+    "a model": (strangers.MeanLoss, True, ["reduction     mean", "W_v (6, 5)", "K=6", "the loss is that of the textbook LSTM"]),
     "forward only": (
         type("Forward", (), {"forward": lambda self, p: CellByCell().pullback(p)[0]}),
         False,

@@ -11,9 +11,10 @@ from rich.console import Console
 
 from lstm_ref import cases, verify
 from lstm_ref.candidates.contract import Candidate
-from lstm_ref.candidates.load import load, plug
+from lstm_ref.candidates.load import TargetError, load, plug
 from lstm_ref.candidates.reference import ReferenceLayer
 from lstm_ref.judgement import tolerances as tol
+from lstm_ref.judgement.against import hold
 from lstm_ref.judgement.judge import Bench, fitted, judge, measure_precision
 from lstm_ref.judgement.laws import judge_laws
 from lstm_ref.judgement.manifest import manifest
@@ -24,7 +25,7 @@ from lstm_ref.reference.symbols import Sizes
 from lstm_ref.report import terminal, words
 
 from .planted import layer
-from .strangers import MISBEHAVING, RIGHT, CellByCell, Hangs, HiddenStateOnly, KerasStyle, MeanLoss, WrongGateOrder, spoilt
+from .strangers import MISBEHAVING, RIGHT, CellByCell, Hangs, HiddenStateOnly, KerasStyle, LastStateOnly, MeanLoss, WrongGateOrder, spoilt
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
@@ -380,6 +381,69 @@ def test_a_hidden_state_without_a_cell_state_has_its_gradient_judged():
     assert {r.id for r in verdict.failures()} == {"grad.h0.autodiff", "grad.h0.differences"}
     told = next(r.reason for r in verify(Undeclared).results if r.id == "forward.initial_state")
     assert told == 'h is what it would be with c0 zero: c0 ignored. If that is meant, declare supports = {"c0": False}'
+
+
+def test_one_that_returns_the_last_state_alone_is_judged_through_that(monkeypatch):
+    """Many to one: nothing flows into h, and forward.h_T says which LSTM it is."""
+    monkeypatch.setattr(cases, "CORNERS", cases.CORNERS[:24])
+    monkeypatch.setitem(PROFILES, "quick", replace(PROFILES["quick"], draws=1))
+    verdict = verify(LastStateOnly)
+    outcomes = {r.id: r.outcome for r in verdict.results}
+    assert verdict.outcome == verdict.forward == verdict.gradients == verdict.behaviour == "pass"
+    assert outcomes["forward.h"] == outcomes["law.causality"] == "not provided"
+    assert {outcomes[k] for k in ("forward.h_T", "forward.c_T", "grad.W_f.autodiff", "grad.x.differences", "law.time_split")} == {"pass"}
+    assert verify(LastStateOnly, dtype="float32", only="contract.*,forward.*,grad.*.autodiff").outcome == "pass"
+    without_cell = type("H", (Last,), {"outputs": ("h_T",), "supports": {"h": False, "c_T": False}})
+    assert verify(without_cell, only="contract.*,forward.*,grad.*").outcome == "pass"
+    alike = hold(plug(CellByCell)[0], plug(LastStateOnly)[0], tol.PRECISIONS["float64"])
+    assert alike.rows
+    assert not [row for row in alike.rows if row.differ]
+
+
+class Last(LastStateOnly):
+    """With something changed: what is returned, what flows in, the gradients."""
+
+    outputs, flow, gradients = ("h_T", "c_T"), staticmethod(lambda s: s), staticmethod(lambda g: g)
+
+    def pullback(self, p):
+        outputs, back = super().pullback(p)
+
+        def pull(s):
+            return self.gradients(back(self.flow({"c_T": np.zeros_like(p["c0"]), **s})))
+
+        return {k: outputs[k] for k in self.outputs}, pull
+
+
+def test_faults_of_one_that_returns_the_last_state_alone_are_caught(monkeypatch):
+    monkeypatch.setattr(cases, "CORNERS", cases.CORNERS[:10])
+    monkeypatch.setitem(PROFILES, "quick", replace(PROFILES["quick"], draws=1))
+
+    def changed(**fields):
+        return type("Changed", (Last,), fields)
+
+    halved = changed(gradients=staticmethod(lambda g: {**g, "b_o": g["b_o"] / 2}))
+    found = {r.id for r in verify(halved, only="contract.*,forward.*,grad.*").failures()}
+    assert found == {"grad.b_o.autodiff", "grad.b_o.differences"}
+    deaf = changed(flow=staticmethod(lambda s: {**s, "c_T": 0 * s["c_T"]}))
+    verdict = verify(deaf, only="contract.*,forward.*,grad.*.autodiff")
+    assert verdict.gradients == "fail"
+    assert "the cotangent of the returned c_T is missing" in words.explanation(verdict)
+    backwards = type("Backwards", (LastStateOnly,), {"pullback": lambda self, p: LastStateOnly.pullback(self, {**p, "x": p["x"][::-1]})})
+    failed = {r.id: r.reason for r in verify(backwards, only="contract.*,forward.*").failures()}
+    assert set(failed) == {"forward.h_T"}
+    assert "h_T is that of an LSTM with time in reverse" in failed["forward.h_T"]
+
+
+def test_the_last_state_alone_is_told_how_to_be_declared():
+    undeclared = type("Undeclared", (LastStateOnly,), {"supports": {}})
+    told = [r.reason for r in verify(undeclared, only="contract.keys").failures()]
+    assert told == ['forward returned no output h (keys: c_T, h_T); return it, or declare supports = {"h": False}']
+    flat = spoilt(change_outputs=lambda d: {**d, "h": d["h"][-1]})
+    told = next(r.reason for r in verify(flat, only="contract.shapes").failures())
+    assert told.startswith("forward returned h with shape (")
+    assert '; if it is the last state alone, return it as h_T and declare supports = {"h": False}' in told
+    with pytest.raises(TargetError, match="supports has neither h nor h_T; one that returns the last state alone declares h False"):
+        plug(type("Neither", (LastStateOnly,), {"supports": {"h": False, "h_T": False}}))
 
 
 def test_a_wrong_number_is_shown_rather_than_the_nan_that_it_grows_to():

@@ -346,6 +346,20 @@ def test_a_variant_that_says_nothing_is_refused_in_a_sentence(declared, sentence
         plug(type("Odd", (), {"variant": declared, "pullback": lambda self, q: None}))
 
 
+@pytest.mark.parametrize(
+    ("declared", "end"),
+    [
+        ({"peepholes": True}, ", dropout, dropout_once; peepholes is peephole here"),
+        ({"bidirectional": True, "num_layers": 2}, "; bidirectional is direction='both' here; num_layers is layers here"),
+        ({"batch_first": True}, "; batch_first is a field of the layout"),
+    ],
+)
+def test_a_field_by_the_name_that_it_has_elsewhere_is_told_the_name_here(declared, end):
+    with pytest.raises(VariantError) as refused:
+        parse(declared)
+    assert str(refused.value).endswith(end)
+
+
 def test_a_state_of_several_layers_is_placed_by_layer_and_not_by_time():
     e = Evidence("fail", quantity="c0", index=(1, 0, 2))
     assert words.place(e) == "layer · direction = 1, b = 0, unit = 2"

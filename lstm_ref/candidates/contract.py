@@ -11,6 +11,7 @@ import contextlib
 import functools
 import inspect
 import os
+import re
 import signal
 import threading
 import traceback
@@ -40,6 +41,15 @@ from .layout import PRESETS, Layout, blocks_in, decode, encode, encode_by_time
 
 CALL_SECONDS = 6.0  # a framework's first call compiles; a run in which one call hangs still ends within ten
 LONGEST_QUOTE = 300  # characters of what foreign code says
+RAISED = re.compile(r"[\w.]*(Error|Exception): ")  # the line at the end of a traceback
+PREFIXED = ("d{}", "d_{}", "grad_{}", "{}_grad", "g_{}", "dL_d{}", "dJ_d{}")  # how the gradient of an input may be called
+CALLED_AS = {  # how each is called, and with what
+    "forward": "forward(inputs), with one dict of arrays",
+    "pullback": "pullback(inputs), with one dict of arrays",
+    "vjp": "vjp(inputs, cotangents), with two dicts of arrays",
+    "loss_and_gradients": "loss_and_gradients(inputs), with one dict of arrays",
+    "pull(cotangents)": "pull(cotangents), with one dict of arrays",
+}
 NUMBERS = "fciub"  # kinds of dtypes that are numbers, in whatever precision
 INNER = frozenset((*LAYER_OUTPUTS, *MODEL_INTERMEDIATES))  # what is computed, and not given
 # what a loss is divided by, from the sizes and the weights of the positions
@@ -107,7 +117,8 @@ class Supports:
 
 def parse_supports(declared: dict | None) -> Supports:
     """`supports = {"B": 1, "H": "multiple of 8", "T": "at most 64", "initial_state": False, "c0": False, "x_gradient": False,
-    "c_T": False, "dtypes": ["float32"], "call_seconds": 60}` as a value. Raises ContractError, naming the key, for anything else."""
+    "h": False, "c_T": False, "dtypes": ["float32"], "call_seconds": 60}` as a value. Raises ContractError, naming the key, for
+    anything else."""
     sizes: dict[str, object] = {}
     missing: list[str] = []
     absent: set[str] = set()  # of the initial states
@@ -116,7 +127,7 @@ def parse_supports(declared: dict | None) -> Supports:
         if key in Sizes._fields:
             _nearest(value, 1)
             sizes[key] = value
-        elif key.endswith("_gradient") or key in ("h_T", "c_T"):
+        elif key.endswith("_gradient") or key in LAYER_OUTPUTS:
             missing += [key] if value is False else []
         elif key == "initial_state" or key in INITIAL:
             absent |= set() if value else {key} & set(INITIAL) or set(INITIAL)
@@ -127,8 +138,10 @@ def parse_supports(declared: dict | None) -> Supports:
         elif key == "call_seconds":
             raise ContractError(f"supports has call_seconds {value!r}; seconds that one call may take are due, a number above 0")
         else:
-            may = "T B D H K, initial_state, h0, c0, dtypes, call_seconds, c_T, h_T and NAME_gradient"
+            may = "T B D H K, initial_state, h0, c0, dtypes, call_seconds, h, c_T, h_T and NAME_gradient"
             raise ContractError(f"supports has the key {key!r}; it may hold {may}")
+    if {"h", "h_T"} <= set(missing):
+        raise ContractError("supports has neither h nor h_T; one that returns the last state alone declares h False and returns h_T")
     return Supports(sizes, tuple(k for k in INITIAL if k not in absent), missing=tuple(missing), **rest)
 
 
@@ -153,7 +166,8 @@ def _nearest(rule, size: int) -> int:
 @dataclass(frozen=True)
 class Candidate:
     """One LSTM under test. `kind` is the way to its gradients: "pullback", "vjp", "loss_and_gradients" or "forward"
-    (no gradients). `make` gives an instance; a new one each time if `factory`."""
+    (no gradients). `make` gives an instance; a new one each time if `factory`. `called` says how, where an adapter calls it,
+    and `remark` what seems not to be meant."""
 
     name: str
     kind: str
@@ -164,6 +178,8 @@ class Candidate:
     reduction: str = "sum"
     taps: bool = False
     variant: Variant = TEXTBOOK
+    called: str = ""
+    remark: str = ""
 
     @property
     def model(self) -> bool:
@@ -178,9 +194,14 @@ class Candidate:
         return () if self.kind == "forward" else tuple(k for k in names if f"{plain(k)}_gradient" not in absent)
 
     @cached_property
+    def hidden(self) -> str:
+        """The output that holds h: all of it, or h_T where only the last is returned."""
+        return "h_T" if "h" in self.supports.missing else "h"
+
+    @cached_property
     def outputs_due(self) -> tuple[str, ...]:
         """The outputs that a layer must return."""
-        due = ("h", "c_T") if self.variant.h_T_is_last_h else LAYER_OUTPUTS
+        due = (self.hidden, "c_T") if self.variant.h_T_is_last_h else LAYER_OUTPUTS
         return tuple(k for k in due if k not in self.supports.missing)
 
 
@@ -331,16 +352,21 @@ def changes(arrays: dict, before: dict) -> list[str]:
     return changed
 
 
+def flowing(candidate: Candidate, cotangents: dict) -> dict[str, np.ndarray]:
+    """The cotangents, zero on what is declared as not returned."""
+    return {k: 0 * v if k in candidate.supports.missing and k != "h_T" else v for k, v in cotangents.items()}
+
+
 def cotangents_for(call: Call, outputs: Answer, cotangents: dict) -> dict[str, np.ndarray]:
     """Cotangents keyed as the candidate's outputs are; s_h goes onto the last h where h_T is no output of its own."""
-    s = dict(cotangents)
-    if "h_T" not in outputs.arrays:
-        if call.candidate.variant.h_T_is_last_h:
-            s["h"] = s["h"].copy()
-            s["h"][-1] = s["h"][-1] + s["h_T"]
-        del s["h_T"]
-    if "c_T" not in outputs.arrays:
-        del s["c_T"]
+    s = flowing(call.candidate, cotangents)
+    if call.candidate.hidden != "h" and "h" not in outputs.arrays:
+        del s["h"]
+    elif "h_T" not in outputs.arrays and call.candidate.variant.h_T_is_last_h:
+        s["h"] = s["h"].copy()
+        s["h"][-1] = s["h"][-1] + s["h_T"]
+    for k in {"h_T", "c_T"} - set(outputs.arrays):
+        del s[k]
     return encode_by_time(call.candidate.layout, s, call.dtype)
 
 
@@ -390,6 +416,13 @@ def answer(call: Call, returned, where: str, due: tuple[str, ...], read: tuple[s
                 )
             elif array.shape != shapes[name]:
                 fault = Finding("contract.shapes", f"{where} returned {name} with shape {array.shape}; {shapes[name]} is due")
+                last = layout.name("h_T")
+                if where == "forward" and name == layout.name("h") and array.shape == shapes[last]:
+                    told = f'if it is the last state alone, return it as {last} and declare supports = {{"h": False}}'
+                    fault.sentence += f"; {told}"
+                both = call.candidate.variant.directions == 2 and name == layout.name("h")
+                if both and array.shape == (*shapes[name][:-1], shapes[name][-1] // 2):
+                    fault.sentence += "; the two directions lie side by side in h: their sum or mean is no h that is known here"
             else:
                 good[name] = array.astype(np.complex128 if array.dtype.kind == "c" else np.float64)
             if array.dtype.kind in NUMBERS or array.dtype.name == "bfloat16":
@@ -400,9 +433,14 @@ def answer(call: Call, returned, where: str, due: tuple[str, ...], read: tuple[s
     if missing := [k for k in due if k not in arrays and k not in faults]:
         what = "output" if where == "forward" else "gradient of"
         absent = dict.fromkeys(map(plain, missing))
-        declared = ", ".join(f'"{k}": False' if where == "forward" else f'"{k}_gradient": False' for k in absent)
+        needed = (() if layout.name("h_T") in good else ("h",)) if "h" in absent else ("h_T",) if call.candidate.hidden == "h_T" else ()
+        declared = ", ".join(f'"{k}": False' if where == "forward" else f'"{k}_gradient": False' for k in absent if k not in needed)
         keys = ", ".join(sorted(f"{k}: None" if v is None else str(k) for k, v in named.items())) or "none"
-        sentence = f"{where} returned no {what} {', '.join(missing)} (keys: {keys}); return it, or declare supports = {{{declared}}}"
+        renamed = [] if where == "forward" else [k for k in call.inputs if k not in named and any(f.format(k) in named for f in PREFIXED)]
+        sentence = f"{where} returned no {what} {', '.join(missing)} (keys: {keys}); "
+        sentence += f"gradients are keyed as the inputs are: name them {', '.join(renamed)}" if renamed else "return it"
+        declared = "" if renamed else declared
+        sentence += f", or declare supports = {{{declared}}}" if declared else ""
         faults |= dict.fromkeys(missing, Finding("contract.keys", sentence))
     elif where != "forward" and (lacking := _second_biases(call, due) - {k for k, v in named.items() if v is not None}):
         declared = f'supports = {{"{layout.name("b_h")}_gradient": False}}'
@@ -501,7 +539,9 @@ def guarded(call: Call, where: str, function: Callable, *args):
     except Told as told:
         raise Finding("contract.call", f"{where} {told.what} at {_at(call.sizes)}{told.place}") from None
     except (Exception, SystemExit) as error:
-        raise Finding("contract.call", f"{where} raised {in_a_line(error)} at {_at(call.sizes)}{place(error)}") from None
+        at_the_call = traceback.extract_tb(error.__traceback__)[-1].filename == __file__
+        hint = f"; it is called as {CALLED_AS[where]}" if isinstance(error, TypeError) and at_the_call and where in CALLED_AS else ""
+        raise Finding("contract.call", f"{where} raised {in_a_line(error)} at {_at(call.sizes)}{place(error)}{hint}") from None
 
 
 class TimeLimit(BaseException):
@@ -572,12 +612,16 @@ def kind(q) -> str:
 
 
 def _at(n: Sizes) -> str:
-    return f"T={n.T}, B={n.B}, D={n.D}, H={n.H}"
+    return f"T={n.T}, B={n.B}, D={n.D}, H={n.H}" + (f", K={n.K}" if n.K > 1 else "")
 
 
 def in_a_line(error: BaseException) -> str:
-    """The kind of an exception and the first line of what it says, without the notes that others have added to it."""
-    said = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    """The kind of an exception and the first line of what it says, without the notes that others have added to it; where it holds
+    a traceback of its own, as from another interpreter, the kind and the line at its end."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    said = lines[0] if lines else ""
+    if any(line.startswith("Traceback") for line in lines) and (inner := [line for line in lines if RAISED.match(line)]):
+        return inner[-1][:LONGEST_QUOTE]
     return f"{type(error).__name__}: {said[:LONGEST_QUOTE]}" if said else type(error).__name__
 
 

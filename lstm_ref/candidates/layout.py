@@ -33,7 +33,7 @@ class Layout:
     packed        the four gates in one array, in `order`, instead of four arrays
     interleaved   packed unit by unit (row 4j+k is gate k of unit j) instead of gate by gate
     joint         "hx" or "xh": one weight on [h, x] or [x, h]; "split": one for x and one for h
-    transposed    weights are (inputs, units), for x W, instead of (units, inputs), for W x
+    transposed    weights are (inputs, units), for x W, instead of (units, inputs), for W x; W_v stays (K, H)
     biases        1, or 2 that are added, or 0
     forget_bias   a constant that the candidate adds to the forget gate's pre-activation itself
     batch_first   x and h are (B, T, ·) instead of (T, B, ·); states stay (B, H)

@@ -12,24 +12,29 @@ The attribute is a class, a function without arguments that makes an instance, o
 from __future__ import annotations
 
 import ast
+import difflib
 import functools
 import importlib
 import importlib.util
+import inspect
+import itertools
 import pathlib
 import shlex
 import sys
 
 import numpy as np
 
-from ..reference.variant import VariantError
+from ..reference.variant import Variant, VariantError
 from ..reference.variant import parse as parse_variant
-from .contract import REDUCTIONS, Candidate, ContractError, TimeLimit, accepts_taps, parse_supports, time_limit
-from .layout import LayoutError, resolve
+from .contract import REDUCTIONS, Candidate, ContractError, TimeLimit, accepts_taps, in_a_line, parse_supports, place, time_limit
+from .contract import kind as kind_of
+from .layout import Layout, LayoutError, resolve
 from .student import is_student
 
 # Each has an adapter, the file that knows its conventions. All adapters share one skeleton; in the order in which it is called:
 #   CLASSES                                     the names of the LSTMs of the framework itself, the first where none is named
 #   OPTIONS                                     what may be set of those, as in torch:LSTM(num_layers=2)
+#   CALLED                                      where there is one: how a user's class is called, in words
 #   engine()                                    the module whose `Layer(function)` runs and differentiates, through the contract
 #   find(name)                                  the LSTM of that name: a class, or what else `thing` below is
 #   variant(thing, options, declared)           the Variant that it is, where one may be `declared` by a user's class
@@ -48,6 +53,13 @@ FRAMEWORKS = {
 }
 KINDS = ("ref", "cmd", "lib", *FRAMEWORKS)  # what is no module when it stands before the colon
 PACKAGES = {"haiku": "dm-haiku", "torch": "PyTorch"}  # where the package is not named as its module is
+# what a class says of itself, each as one of these types
+DECLARED: dict[str, tuple] = {
+    "layout": (str, dict, Layout),
+    "supports": (dict,),
+    "variant": (dict, Variant),
+    "reduction": (str,),
+}
 LOAD_SECONDS = 60.0  # importing a framework takes its time
 FORMS = (
     "module:attribute, file.py:attribute, ref:, torch:, torch:module:Class, "
@@ -72,7 +84,7 @@ def load(target: str) -> list[Candidate]:
         return _library(target, rest)
     if kind in FRAMEWORKS and colon:
         return [_framework(kind, rest, target)]
-    if not colon or not rest:
+    if not kind or not rest:
         raise TargetError(f"the target {target!r} names no LSTM; it must be one of {FORMS}")
     return plug(_attribute(kind, rest, target), target)
 
@@ -83,25 +95,47 @@ def plug(thing, name: str | None = None) -> list[Candidate]:
     factory = isinstance(thing, type) or (callable(thing) and not _ways(thing))
     instance = _instance(thing, name) if factory else thing
     make = thing if factory else lambda: thing
+    params = _said(instance, "params", name)
     if is_student(instance):
         return [Candidate(name, "student", make, factory)]
     ways = _ways(instance)
+    if not ways and params is not None and all(callable(_said(instance, k, name)) for k in ("loss", "gradients")):
+        raise TargetError(f"{name}: params is {kind_of(params)}; a dict from names to arrays is due, and gradients keyed as it is")
     if not ways:
         methods = ", ".join(m for m in dir(instance) if not m.startswith("_")) or "none"
         raise TargetError(
             f"{name} has none of the methods that the contract knows (its own: {methods}); give it forward(inputs) and "
             "vjp(inputs, cotangents), or pullback(inputs), or loss_and_gradients(inputs), or params, loss() and gradients()"
         )
-    reduction = getattr(instance, "reduction", "sum")
+    says = {k: _said(instance, k, name) for k in DECLARED}
+    reduction = "sum" if says["reduction"] is None else says["reduction"]
     if reduction not in REDUCTIONS:
         raise TargetError(f"{name} declares reduction {reduction!r}; it must be one of {', '.join(map(repr, REDUCTIONS))}")
     try:
-        layout = resolve(getattr(instance, "layout", None))
-        supports = parse_supports(getattr(instance, "supports", None))
-        variant = parse_variant(getattr(instance, "variant", None))
+        layout, supports, variant = resolve(says["layout"]), parse_supports(says["supports"]), parse_variant(says["variant"])
     except (LayoutError, ContractError, VariantError) as error:
         raise TargetError(f"{name}: {error}") from None
-    return [Candidate(name, way, make, factory, layout, supports, reduction, accepts_taps(instance), variant) for way in ways]
+    taps, remark = accepts_taps(instance), _misspelt(instance)
+    return [Candidate(name, way, make, factory, layout, supports, reduction, taps, variant, remark=remark) for way in ways]
+
+
+def _said(instance, what: str, name: str):
+    """What an instance says of itself. Raises TargetError where asking for it raises."""
+    try:
+        return getattr(instance, what, None)
+    except Exception as error:  # a property may raise anything
+        raise TargetError(f"{name}: its {what} raised {in_a_line(error)}{place(error)}; it is read before anything is called") from None
+
+
+def _misspelt(thing) -> str:
+    """A remark on attributes that are declarations but for a slip, in a sentence; empty where there are none."""
+    found = []
+    for k, types in DECLARED.items():
+        others = (a for a in dir(thing) if not a.startswith("_") and a not in DECLARED)
+        near = [a for a in difflib.get_close_matches(k, others, cutoff=0.8) if isinstance(inspect.getattr_static(thing, a, None), types)]
+        if near and inspect.getattr_static(thing, k, None) is None:
+            found.append(f"nothing reads its {near[0]}, and it declares no {k}; if that is meant, name it so")
+    return "; ".join(found)
 
 
 def _ways(thing) -> list[str]:
@@ -138,13 +172,25 @@ def _attribute(module: str, path: str, target: str):
     except TimeLimit:
         raise TargetError(f"importing {module} took longer than {LOAD_SECONDS:g} s") from None
     except (Exception, SystemExit) as error:
-        raise TargetError(f"{module} could not be imported: {type(error).__name__}: {error}") from error
+        hint = _in_its_package(module, path) if "relative import" in str(error) else ""
+        raise TargetError(f"{module} could not be imported: {type(error).__name__}: {error}{hint}") from error
     for part in path.split("."):
         if not hasattr(found, part):
             names = ", ".join(n for n in vars(found) if not n.startswith("_")) or "nothing public"
             raise TargetError(f"{module} has no {path!r} (it has {names})")
         found = getattr(found, part)
     return found
+
+
+def _in_its_package(module: str, path: str) -> str:
+    """How a file is named that imports from beside it with a dot: as a module of its package."""
+    file = pathlib.Path(module).resolve()
+    folders = list(itertools.takewhile(lambda folder: (folder / "__init__.py").is_file(), file.parents))
+    if not folders:
+        return "; its folder is no package, which a dot needs: give it an __init__.py, or import without the dot"
+    dotted, root = ".".join([*(f.name for f in reversed(folders)), file.stem]), folders[-1].parent
+    there = "" if root == pathlib.Path.cwd() else f", in the folder {root}"
+    return f"; it is a file of the package {folders[-1].name}: name it as a module, {dotted}:{path}{there}"
 
 
 def _from_module(name: str):
@@ -210,7 +256,8 @@ def _framework(kind: str, rest: str, target: str) -> Candidate:
             layer = adapter.engine().Layer
             make = functools.partial(layer, adapter.function(found, options))
         way = "pullback" if hasattr(layer, "pullback") else "forward"
-        return Candidate(target, way, make, True, layout, parse_supports(supports), variant=variant)
+        how, remark = getattr(adapter, "CALLED", ""), _misspelt(found) if isinstance(found, type) else ""
+        return Candidate(target, way, make, True, layout, parse_supports(supports), variant=variant, called=how, remark=remark)
     except TargetError:
         raise
     except ValueError as error:

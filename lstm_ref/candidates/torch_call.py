@@ -3,35 +3,54 @@
 from __future__ import annotations
 
 from ..reference.variant import DATA
+from .contract import Told, in_a_line, place
 from .torch_cell import over_time
 
+FORMS = {"(1, B, H)": lambda s: s[None], "(B, H)": lambda s: s}  # of the states of one layer: torch's own first
 
-def called(module, inputs: dict, packed: bool) -> dict:
-    """The outputs of a module for x, h0 and c0; masks go to it as keywords."""
+
+def called(module, inputs: dict, packed: bool, taken: dict) -> dict:
+    """The outputs of a module for x, h0 and c0; masks go to it as keywords. The form of states that it takes is kept in `taken`."""
     import torch
 
     states = [inputs[k] for k in ("x", "h0", "c0")]
     if isinstance(module, torch.nn.LSTMCell):
         return over_time(lambda x_t, *state: module(x_t, state), *states)
-    return (_packed if packed else _layer)(module, *states, **{k: inputs[k] for k in DATA if k in inputs})
+    return (_packed if packed else _layer)(module, taken, *states, **{k: inputs[k] for k in DATA if k in inputs})
 
 
-def _layer(module, x, h0, c0, **masks) -> dict:
+def _layer(module, taken: dict, x, h0, c0, **masks) -> dict:
     """`module(x, (h0, c0))` with states (layers · directions, B, ·); the contract has them as (B, ·) where there is one, and so
-    may the module return it."""
-    one = h0.ndim == 2
-    h, last = module(x, (h0[None], c0[None]) if one else (h0, c0), **masks)
-    h_T, c_T = (s[0] if one and s.ndim == 3 and len(s) == 1 else s for s in last)
-    return {"h": h, "h_T": h_T, "c_T": c_T}
+    may the module take or return them."""
+    forms = {"": lambda s: s} if h0.ndim > 2 else FORMS
+    answers: list[dict] = []
+    raised: dict[str, Exception] = {}
+    for form in taken or forms:
+        try:
+            h, last = module(x, (forms[form](h0), forms[form](c0)), **masks)
+            h_T, c_T = (s[0] if h0.ndim == 2 and s.ndim == 3 and len(s) == 1 else s for s in last)
+        except Exception as error:  # the other form is tried, whatever it raises
+            raised[form] = error
+            continue
+        answers.append({"h": h, "h_T": h_T, "c_T": c_T})
+        if getattr(h, "ndim", 3) == 3:  # a packed sequence has none
+            taken[form] = True
+            return answers[-1]
+    if answers:
+        return answers[0]
+    said = {form: in_a_line(error) for form, error in raised.items()}
+    if len(set(said.values())) == 1:
+        raise next(iter(raised.values()))
+    raise Told("raised " + ", and ".join(f"{v} with states {k}" for k, v in said.items()), place(next(iter(raised.values()))))
 
 
-def _packed(module, x, h0, c0, lengths) -> dict:
+def _packed(module, taken: dict, x, h0, c0, lengths) -> dict:
     """x as a packed sequence; what comes back is padded with zeros to the length of x."""
     from torch.nn.utils import rnn
 
     first = getattr(module, "batch_first", False)
     steps = x.shape[1 if first else 0]
     sequence = rnn.pack_padded_sequence(x, lengths, batch_first=first, enforce_sorted=False)
-    found = _layer(module, sequence, h0, c0)
+    found = _layer(module, taken, sequence, h0, c0)
     h, _ = rnn.pad_packed_sequence(found["h"], batch_first=first, total_length=steps)
     return {**found, "h": h}

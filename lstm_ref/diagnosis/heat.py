@@ -105,7 +105,8 @@ def _alone(bench: Bench, case, names: list[str]) -> tuple[tuple[str, ...], tuple
     if case.model:
         return (), ()
     T, missing = len(case.inputs["x"]), bench.candidate.supports.missing
-    places = [(f"h_{t + 1}", "h", t) for t in range(T)] + [(f"returned {k}", k, None) for k in ("h_T", "c_T") if k not in missing]
+    places = [] if "h" in missing else [(f"h_{t + 1}", "h", t) for t in range(T)]
+    places += [(f"returned {k}", k, None) for k in ("h_T", "c_T") if k not in missing]
     base = bench.case(replace(case.spec, cotangents="all"))
     columns = []
     for _, key, t in places:

@@ -77,7 +77,8 @@ def _smallest(bench: Bench):
 
 
 def _flows(bench: Bench) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    places = {f"h_{t + 1}": ("h", t) for t in range(SIZE.T)} | {"h_T": ("h_T", None), "c_T": ("c_T", None)}
+    steps = range(SIZE.T if bench.candidate.hidden == "h" else 0)
+    places = {f"h_{t + 1}": ("h", t) for t in steps} | {"h_T": ("h_T", None), "c_T": ("c_T", None)}
     bad = []
     for name, (key, t) in places.items():
 

@@ -72,7 +72,7 @@ def probes(candidate: Candidate, precision: tol.Precision, sizes=SIZES, change: 
         trace, head = forward.forward(point.seen), None
         if candidate.model:
             head = (objectives.softmax_forward(trace.h, *(point.seen[k] for k in ("W_v", "b_v", "y", "w"))), point.seen)
-        out.append(Probe(case, _merged(case.cotangents, outputs.arrays), answers, trace, head, point.truth.gradients, limits, second))
+        out.append(Probe(case, _merged(point.cotangents, outputs.arrays), answers, trace, head, point.truth.gradients, limits, second))
     return out
 
 

@@ -149,17 +149,20 @@ def _measure(bench: Bench) -> str:
     specs = [fitted(cases.CORNERS[k], bench.candidate) for k in PRECISION_CORNERS]
     built = [bench.case(s) for s in specs]
     precision = measure_precision(bench, built)
-    found = judge(bench, built[0], with_differences=False).evidence.get("forward.J" if bench.candidate.model else "forward.h")
+    check = "forward.J" if bench.candidate.model else f"forward.{bench.candidate.hidden}"
+    found = judge(bench, built[0], with_differences=False).evidence.get(check)
     bench.textbook = found is None or found.outcome != FAIL
     return precision.rule if precision.outcome == FAIL else ""
 
 
 def _on_the_same(case: Case, precision: Precision, *both: Candidate) -> Case:
-    """The case with inputs that both candidates can hold: without biases where one has none, say."""
-    inputs = case.inputs
+    """The case with inputs that both candidates can hold: without biases where one has none, say, and with nothing
+    flowing into what one does not return."""
+    inputs, cotangents = case.inputs, case.cotangents
     for candidate in both:
         inputs = effective(candidate.layout, inputs, precision.dtype)
-    return replace(case, inputs=inputs)
+        cotangents = contract.flowing(candidate, cotangents)
+    return replace(case, inputs=inputs, cotangents=cotangents)
 
 
 def _ask(bench: Bench, case: Case) -> tuple[Answer, Answer]:

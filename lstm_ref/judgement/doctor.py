@@ -27,6 +27,7 @@ from .verdict import FAIL
 
 DECLARED, OTHER, UNKNOWN, NO_ANSWER = "as declared", "another reading", "no reading", "no answer"  # of a forward pass
 COMPLEX, REAL = "complex step", "six-point"
+FIRST = replace(cases.CORNERS[0], sizes=cases.CORNERS[0].sizes._replace(K=6))  # every size another: shapes tell the axes apart
 SURE = ("contract.call", "contract.time", "contract.keys", "contract.shapes")  # with these, differences say nothing
 
 
@@ -51,7 +52,7 @@ class Examination:
 
     `forward` is one of DECLARED, OTHER, UNKNOWN and NO_ANSWER, or empty for a student; `differences` is how its forward pass
     is differenced, and `why_real` says why not by a complex step. `unchecked` holds pairs of a check and its cause: "factory",
-    "taps", "intermediates", "c_T", "initial_state", "model", "gradients" or "student". `unread` are parameters of a student that its
+    "taps", "intermediates", "c_T", "h", "initial_state", "model", "gradients" or "student". `unread` are parameters of a student that its
     loss does not depend on.
     """
 
@@ -82,7 +83,7 @@ def examine(face: Candidate, precision: Precision) -> Examination:
     """Ask a candidate for one small case and say what was understood. Never raises because the candidate is bad."""
     if face.kind == "student":
         return _student(face)
-    spec = fitted(cases.CORNERS[0], face)
+    spec = fitted(FIRST, face)
     case = cases.build(spec, precision.dtype, face.model, face.variant)
     call = contract.prepare(face, case.inputs, precision.dtype)
     given = _seen(call.inputs)
@@ -96,12 +97,12 @@ def examine(face: Candidate, precision: Precision) -> Examination:
         as_declared = not reading.words and not reading.declaration(face)
         forward = DECLARED if as_declared else OTHER
         read = replace(face, layout=reading.layout, reduction=reading.reduction, variant=reading.variant)
-    elif face.layout.name("h") in outputs or (face.model and not problems):
+    elif face.layout.name(face.hidden) in outputs or (face.model and not problems):
         forward = UNKNOWN
     bench = Bench(read, precision, instance)
     if answered and (reading is None or not reading.words):
         problems += _precision(bench)
-        if reading is None and {"h", "J"} & set(bench.lower):  # no reading fits to a rounding finer than its own
+        if reading is None and {face.hidden, "J"} & set(bench.lower):  # no reading fits to a rounding finer than its own
             forward, reading = DECLARED, Reading(face.layout, face.variant, reduction=face.reduction)
     differences, why = "", ""
     if answered and not any(p.check in SURE for p in problems):
@@ -226,6 +227,8 @@ def _unchecked(face: Candidate, inner: set[str], answered: bool) -> Iterable[tup
     if face.model:
         yield "state.second_backward, state.interleaved", "model"
         return
+    if face.hidden != "h":
+        yield "forward.h, law.causality", "h"
     if "c_T" in face.supports.missing:
         yield "law.time_split, forward.c_T", "c_T"
     if not face.supports.initial_state:

@@ -72,7 +72,7 @@ class Bench:
     @property
     def arithmetic(self) -> Precision:
         """The precision that it computes in: the dtype's, unless all of it is computed in a lower one."""
-        return next(iter(self.lower.values())) if {"h", "J"} & set(self.lower) else self.precision
+        return next(iter(self.lower.values())) if {self.candidate.hidden, "J"} & set(self.lower) else self.precision
 
     def u(self, key: str) -> float:
         """The unit roundoff of a forward value ("h") or a gradient ("dh")."""
@@ -86,6 +86,9 @@ class Point:
     bench: Bench
     inputs: dict
     cotangents: dict
+
+    def __post_init__(self):
+        self.cotangents = contract.flowing(self.bench.candidate, self.cotangents)
 
     @cached_property
     def seen(self) -> dict:
@@ -156,7 +159,7 @@ class Point:
     @cached_property
     def rounding_of_J(self) -> float:
         """A bound on the rounding error of one value of J of the candidate's own forward pass."""
-        return self.rounding_at(max(self.bench.u("h"), self.bench.u("J")))
+        return self.rounding_at(max(self.bench.u(self.bench.candidate.hidden), self.bench.u("J")))
 
     def rounding_at(self, u: float) -> float:
         """A bound on the rounding error of J that is formed at unit roundoff `u`."""
@@ -211,6 +214,9 @@ def fitted(spec: Spec, candidate: Candidate) -> Spec:
     spec = replace(spec, sizes=supports.fit(spec.sizes))
     if candidate.model:
         return replace(spec, cotangents="all")
+    if "h" in supports.missing:  # what flows into the rest is as much as there is
+        spec = replace(spec, cotangents="all" if spec.cotangents in ("h", "last", *supports.missing) else spec.cotangents)
+        return replace(spec, initial_state=supports.start(spec.initial_state), logits=1.0)
     unseen = {k for k in ("h_T", "c_T") if k in supports.missing} - ({"h_T"} if candidate.variant.h_T_is_last_h else set())
     if unseen:
         spec = replace(spec, cotangents="h" if spec.cotangents in ("all", *unseen) else spec.cotangents)
@@ -279,7 +285,7 @@ def _judge_forward(found: Judged, outputs: Answer, bench: Bench) -> bool:
     for name, evidence in zip(there, held_against_autodiff(found, blocks, bench), strict=True):
         found.add(f"forward.{name}", evidence)
         right &= evidence.outcome != FAIL or name not in (*FORWARD, "J")
-    if "h" in outputs.faults or "c_T" in outputs.faults:
+    if bench.candidate.hidden in outputs.faults or "c_T" in outputs.faults:
         right = False
     case = found.case
     if not case.model and (case.inputs["h0"].any() or case.inputs["c0"].any()):
@@ -288,17 +294,18 @@ def _judge_forward(found: Judged, outputs: Answer, bench: Bench) -> bool:
 
 
 def _initial_state(found: Judged, outputs: Answer, bench: Bench) -> Evidence:
-    seen = outputs.arrays.get("h")
+    h = bench.candidate.hidden
+    seen = outputs.arrays.get(h)
     states = bench.candidate.supports.states
     for ignored in dict.fromkeys((states, *((k,) for k in states))):
         zeros = {k: np.zeros_like(found.point.seen[k]) for k in ignored}
-        due = variants.truth(bench.candidate.variant, {**found.point.seen, **zeros}, found.case.cotangents).values["h"]
-        if seen is not None and compare("h", seen, due, found.point.conditions["h"], bench.arithmetic, bench.u("h")).outcome == PASS:
+        due = variants.truth(bench.candidate.variant, {**found.point.seen, **zeros}, found.case.cotangents).values[h]
+        if seen is not None and compare(h, seen, due, found.point.conditions[h], bench.arithmetic, bench.u(h)).outcome == PASS:
             names = " and ".join(ignored)
-            sentence = f"h is what it would be with {names} zero: {names} ignored"
+            sentence = f"{h} is what it would be with {names} zero: {names} ignored"
             declared = "initial_state" if len(ignored) > 1 else ignored[0]
             sentence += f'. If that is meant, declare supports = {{"{declared}": False}}'
-            return Evidence(FAIL, np.inf, "h", rule=sentence)
+            return Evidence(FAIL, np.inf, h, rule=sentence)
     return Evidence(PASS)
 
 
@@ -487,17 +494,17 @@ def _along(call: contract.Call, instance, case: Case, base: dict, name: str, dir
             outputs, _ = contract.start(there, instance)
             return outputs.arrays["J"][()]
         taps = {name: (step * direction).astype(dtype)} if tapped else None
-        return functional(contract.forward(there, instance, taps).arrays, case.cotangents)
+        return functional(contract.forward(there, instance, taps).arrays, contract.flowing(call.candidate, case.cotangents))
 
     return J
 
 
 def functional(outputs: dict, s: dict):
     """J = Σ_t ⟨s_t, h_t⟩ + ⟨s_h, h_T⟩ + ⟨s_c, c_T⟩ of a candidate's outputs."""
-    if "h" not in outputs or ("c_T" not in outputs and s["c_T"].any()):
+    if not {"h", "h_T"} & set(outputs) or any(k not in outputs and s[k].any() for k in ("h", "c_T")):
         raise Finding("contract.keys", "h or c_T is missing, so the forward pass cannot be differenced")
-    h = outputs["h"]
-    J = np.vdot(s["h"], h) + np.vdot(s["h_T"], outputs.get("h_T", h[-1]))
+    J = np.vdot(s["h_T"], outputs["h_T"] if "h_T" in outputs else outputs["h"][-1])
+    J = np.vdot(s["h"], outputs["h"]) + J if "h" in outputs else J
     return J + np.vdot(s["c_T"], outputs["c_T"]) if "c_T" in outputs else J
 
 
@@ -531,8 +538,8 @@ def measure_precision(bench: Bench, cases: list[Case]) -> Evidence:
         return Evidence(PASS)  # contract.call will say it
     bench.lower = {key: lower for key in votes if key in rounded}
     if not bench.lower and (half := _half_of_h(bench, cases, answers)):
-        lower, bench.lower = half, {"h": half}
-    if {"h", "J"} & set(bench.lower):
+        lower, bench.lower = half, {bench.candidate.hidden: half}
+    if {bench.candidate.hidden, "J"} & set(bench.lower):
         bench.lower = dict.fromkeys(votes, lower)  # gradients are formed from what the forward pass left
     if not bench.lower:
         return Evidence(PASS)
@@ -545,7 +552,7 @@ def measure_precision(bench: Bench, cases: list[Case]) -> Evidence:
 
 def _half_of_h(bench: Bench, cases: list[Case], answers: list[list]) -> Precision | None:
     """The half precision that every number of a wrong h lies in, in every case: a mistake of mathematics leaves no such h."""
-    found = [(seen, due) for blocks in answers for k, seen, due, _ in blocks if k == "h"]
+    found = [(seen, due) for blocks in answers for k, seen, due, _ in blocks if k == bench.candidate.hidden]
     for half in (tol.PRECISIONS[k] for k in HALVES):
         if len(found) == len(cases) and all(lies_in(seen, half.dtype) and not np.array_equal(seen, due) for seen, due in found):
             return half
@@ -609,7 +616,7 @@ def truth_holds(bench: Bench, case: Case, name: str, index: tuple[int, ...]) -> 
     def J(step):
         moved = {**point.seen, name: point.seen[name] + step * direction}
         values = variants.truth(bench.candidate.variant, moved, case.cotangents).values
-        return float(values["J"] if case.model else functional(values, case.cotangents))
+        return float(values["J"] if case.model else functional(values, point.cotangents))
 
     float64 = tol.PRECISIONS["float64"]
     scale = float(np.abs(due).max())

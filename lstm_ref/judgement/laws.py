@@ -152,9 +152,11 @@ def _time_split(bench: Bench, judged: Judged) -> Evidence | None:
     early_inputs, late_inputs = (_steps(point, steps) for steps in (slice(t), slice(t, None)))
     early = Point(bench, early_inputs, {"h": s["h"][:t], **nothing})
     handed, _ = _run(bench, early)
-    if not {"h", "c_T"} <= set(handed):
+    hidden = bench.candidate.hidden
+    if not {hidden, "c_T"} <= set(handed):
         return None
-    late = Point(bench, {**late_inputs, "h0": handed["h"][-1], "c0": handed["c_T"]}, {"h": s["h"][t:], "h_T": s["h_T"], "c_T": s["c_T"]})
+    h_t = handed["h"][-1] if hidden == "h" else handed["h_T"]
+    late = Point(bench, {**late_inputs, "h0": h_t, "c0": handed["c_T"]}, {"h": s["h"][t:], "h_T": s["h_T"], "c_T": s["c_T"]})
     _, g2 = _run(bench, late)
     early = Point(bench, early.inputs, {"h": s["h"][:t], "h_T": g2["h0"], "c_T": g2["c0"]})
     _, g1 = _run(bench, early)
@@ -259,7 +261,7 @@ def _causality(bench: Bench, judged: Judged) -> Evidence | None:
     """With cotangents on h up to t only, dx after t is zero; and h up to t does not see x after t."""
     point, T = judged.point, judged.case.spec.sizes.T
     base = _base(judged)
-    if T < 2 or not bench.candidate.variant.causal:
+    if T < 2 or not bench.candidate.variant.causal or bench.candidate.hidden != "h":
         return None
     t = T // 2
     early = np.arange(T) < t

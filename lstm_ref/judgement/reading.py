@@ -7,6 +7,7 @@ what it returned. A candidate that declares a variant is read as that, in every 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import permutations, product
@@ -35,6 +36,7 @@ FUNCTION: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 }
 OUTPUT_WORDS = {"identity": "h = o ⊙ c, without a tanh"}
 SIZES = (Sizes(1, 2, 3, 2, 3), Sizes(3, 2, 2, 3, 4))  # one step to sift the readings, three to confirm
+SQUARE = (Sizes(1, 2, 3, 4, 4), Sizes(3, 2, 4, 3, 3))  # of a loss: only where K = H may W_v be read the other way round
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,7 @@ class Slip:
     swapped: bool = False  # h0 and c0 exchanged
     recurrent_transposed: bool = False  # W_hᵀ for W_h in every gate
     gates: tuple[str, ...] = GATES  # the gates whose weights are used for f, i, c, o
+    head_transposed: bool = False  # W_vᵀ for W_v
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,7 @@ class Reading:
         out = ["no bias" if v.bias == 0 else f"biases counted {v.bias:g} times"] if v.bias != 1 else []
         out += ["h0 and c0 exchanged"] if v.swapped else []
         out += ["W_hᵀ for W_h"] if v.recurrent_transposed else []
+        out += ["W_v read as (H, K), where it is given as (K, H), in every layout"] if v.head_transposed else []
         return ", ".join(out + [f"W_{used} and b_{used} for gate {k}" for k, used in zip(GATES, v.gates, strict=True) if used != k])
 
 
@@ -104,18 +108,21 @@ def find(candidate: Candidate, precision: tol.Precision) -> Reading | None:
 
 def _find(candidate: Candidate, precision: tol.Precision) -> Reading | None:
     bench = Bench(candidate, precision, candidate.make())
-    try:
-        sift, confirm = (_ask(bench, size, n) for n, size in enumerate(SIZES))
-    except Finding:
+    answers: list = []
+    for sizes in ((*SIZES, SQUARE[0]), SQUARE) if candidate.model else (SIZES,):
+        with contextlib.suppress(Finding):
+            answers = answers or [_ask(bench, size, n) for n, size in enumerate(sizes)]
+    if not answers:
         return None
     declared = candidate.reduction
     reductions = (declared, *(k for k in contract.REDUCTIONS if k != declared)) if candidate.model else (declared,)
     textbook = candidate.variant.textbook
-    for variant, slip in _changes(candidate.layout.packed) if textbook else ((candidate.variant, Slip()),):
+    changes = _changes(candidate.layout.packed, candidate.model) if textbook else ((candidate.variant, Slip()),)
+    for variant, slip in changes:
         for layout in _layouts(candidate.layout):
             for reduction in reductions:
                 reading = Reading(layout, variant, slip, reduction)
-                if _fits(bench, reading, *sift) and _fits(bench, reading, *confirm):
+                if all(_fits(bench, reading, *answer) for answer in answers):
                     return reading
     return None
 
@@ -125,7 +132,7 @@ def _ask(bench: Bench, size: Sizes, n: int):
     candidate = bench.candidate
     case = cases.build(fitted(cases.Spec(size, seed=200 + n), candidate), bench.precision.dtype, candidate.model, candidate.variant)
     outputs, _ = contract.start(contract.prepare(candidate, case.inputs, bench.precision.dtype), bench.instance)
-    due = ("J",) if candidate.model else ("h", "c_T")
+    due = ("J",) if candidate.model else (candidate.hidden, "c_T")
     if due[0] not in outputs.arrays:
         raise Finding("contract.keys", f"{due[0]} is missing")
     values = Point(bench, case.inputs, case.cotangents).conditions
@@ -149,11 +156,12 @@ def _distance(declared: Layout, order: str, joint: str, interleaved: bool, forge
     return 4 - sum(same)
 
 
-def _changes(packed: bool) -> Iterator[tuple[Variant, Slip]]:
+def _changes(packed: bool, model: bool) -> Iterator[tuple[Variant, Slip]]:
     """The textbook first, then one change at a time; with separate arrays, gates may be taken for one another."""
     variants: list[dict[str, Any]] = [{"output": "identity"}, {"gate": "hard_sigmoid_0.2"}, {"gate": "hard_sigmoid"}]
     variants += [{"direction": "reverse"}, *({"activation": f} for f in FUNCTIONS[1:]), *({"output": f} for f in FUNCTIONS[2:])]
     slips: list[dict[str, Any]] = [{"bias": 2.0}, {"bias": 0.5}, {"bias": 0.0}, {"swapped": True}, {"recurrent_transposed": True}]
+    slips += [{"head_transposed": True}] if model else []
     yield TEXTBOOK, Slip()
     for one in variants:
         yield Variant(**one), Slip()
@@ -169,14 +177,18 @@ def _fits(bench: Bench, reading: Reading, case: cases.Case, seen: dict, limit: f
     read, q = _as_read(bench, reading.layout, case), case.inputs
     if bench.candidate.variant.textbook:
         h, c = _forward(read, reading.variant, reading.slip)
+        h_T = h[0 if reading.variant.direction == "reverse" else -1]
     else:
         values = variants.truth(reading.variant, read, case.cotangents).values
-        h, c = values["h"], values["c_T"]
+        h, h_T, c = values["h"], values["h_T"], values["c_T"]
     if case.model:
-        J = objectives.softmax_forward(h, q["W_v"], q["b_v"], q["y"], q["w"]).J
+        turned = reading.slip.head_transposed and case.spec.sizes.K == case.spec.sizes.H
+        J = objectives.softmax_forward(h, q["W_v"].T if turned else q["W_v"], q["b_v"], q["y"], q["w"]).J
         declared, read = (contract.REDUCTIONS[k](case.spec.sizes, q["w"]) for k in (bench.candidate.reduction, reading.reduction))
         return bool(np.abs(J * declared / read - seen["J"]) <= limit * max(1.0, declared / read))
-    near = np.abs(h - seen["h"]).max() <= limit
+    if bench.candidate.hidden == "h_T":
+        h = h_T
+    near = np.abs(h - seen[bench.candidate.hidden]).max() <= limit
     return bool(near and ("c_T" not in seen or np.abs(c - seen["c_T"]).max() <= limit))
 
 

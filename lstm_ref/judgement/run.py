@@ -196,7 +196,8 @@ def _judge_all(target, faces, profile, dtype, seed, sheet, began, progress, decl
         stopped = (*stopped, f"{sheet.unasked} cases were judged by autodiff alone: {slow}")
     if dtype in COARSE and any(r.outcome == NOT_PROVIDED and "too coarse" in r.reason for r in results):
         stopped = (*stopped, f"{dtype} is too coarse for differences: autodiff alone judged the gradients")
-    notes = (*sheet.notes(), *stopped)
+    remarks = dict.fromkeys(b.candidate.remark for b in benches if b.candidate.remark)
+    notes = (*remarks, *sheet.notes(), *stopped)
     declared = dict.fromkeys(b.candidate.variant.words for b in benches if not b.candidate.variant.textbook)
     notes = (*(f"judged as a variant of the textbook LSTM: {words}" for words in declared), *notes)
     kind = "self-consistency" if self_consistent else "variant" if declared else "textbook"
@@ -237,7 +238,7 @@ def read_forward(sheet: Sheet, bench: Bench) -> None:
     declared, model = bench.candidate, bench.candidate.model
     spec = fitted(cases.CORNERS[0], declared)
     found = judge(bench, bench.case(spec), with_differences=False)
-    check = "forward.J" if model else "forward.h"
+    check = "forward.J" if model else f"forward.{declared.hidden}"
     failed = next((e for k in (check, "contract.call", "contract.shapes") if (e := found.evidence.get(k)) and e.outcome == FAIL), None)
     if failed is None:
         return
@@ -245,7 +246,7 @@ def read_forward(sheet: Sheet, bench: Bench) -> None:
     if reading is None:
         bench.textbook &= model or check not in found.evidence
         return
-    what = "the loss" if model else "h"
+    what = "the loss" if model else declared.hidden
     write = reading.declaration(declared)
     if not write and not reading.words:
         return  # the forward pass is as declared: something else failed

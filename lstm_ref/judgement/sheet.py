@@ -33,9 +33,10 @@ from .verdict import (
 
 COARSE = ("bfloat16", "float16")  # differences cannot resolve a gradient in them
 QUANTILES = 100  # of error ÷ tolerance, kept of each gradient
-NEEDED = {"forward.c_T": {"c_T"}, "law.time_split": {"c_T", "h0", "c0"}}  # without these, there is nothing to check
+# without these, there is nothing to check
+NEEDED = {"forward.h": {"h"}, "forward.c_T": {"c_T"}, "law.causality": {"h"}, "law.time_split": {"c_T", "h0", "c0"}}
 NOTES_ALONE = ("numerics.sigmoid_tail", "numerics.tanh_near_zero")  # these never fail
-FORWARD_CHECKS = ("forward.h", "forward.c_T", "forward.J")
+FORWARD_CHECKS = ("forward.h", "forward.c_T", "forward.J", "forward.h_T")
 
 
 def _louder(e: Evidence, other: Evidence) -> bool:
@@ -95,9 +96,10 @@ class Tally:
 
 
 def due(faces: Iterable[Candidate]) -> set[str]:
-    """What is due from at least one of these candidates: gradients, by the names in their checks, and c_T."""
+    """What is due from at least one of these candidates: gradients, by the names in their checks, h and c_T."""
     faces = list(faces)
-    return {plain(k) for face in faces for k in face.gradient_names} | {"c_T" for face in faces if "c_T" not in face.supports.missing}
+    outputs = {k for face in faces for k in ("h", "c_T") if k not in face.supports.missing}
+    return {plain(k) for face in faces for k in face.gradient_names} | outputs
 
 
 class Sheet:
@@ -105,6 +107,7 @@ class Sheet:
 
     def __init__(self, checks: dict[str, Check], wanted: set[str], due: set[str]):
         self.checks, self.wanted, self.due, self.judged = checks, wanted, due, 0
+        self.read = ("forward.h" if "h" in due else "forward.h_T", "forward.J")  # what says which LSTM it is
         self.extras, self.unasked = 0.0, 0  # seconds of cases with differences, laws or state; cases that went without
         self.oracle_seconds = 0.0  # of these seconds, the oracle's
         self.streamed = False  # whether every case was judged that was to be
@@ -179,8 +182,8 @@ class Sheet:
             return replace(made, outcome=PASS, reason=next(iter(t.notes), ""))
         if t.failed and check.id in ("state.readonly", "state.noncontiguous") and self.tallies["contract.call"].failed:
             return replace(made, outcome=NOT_RUN, reason="blocked by contract.call, which fails with plain inputs too")
-        if t.failed and self.reading and check.id.startswith("forward.") and check.id not in ("forward.h", "forward.J"):
-            return replace(made, outcome=NOT_RUN, reason="blocked by forward.h, which says what the forward pass is")
+        if t.failed and self.reading and check.id.startswith("forward.") and check.id not in self.read:
+            return replace(made, outcome=NOT_RUN, reason=f"blocked by {self.read[0]}, which says what the forward pass is")
         if t.failed:
             outcome = TIMEOUT if check.id == "contract.time" else FAIL  # slow is not wrong
             found = separating(t.sizes.elements()) if made.chapter in ("contract", "grad", "forward") else None
@@ -203,7 +206,7 @@ class Sheet:
 
     def _reason(self, id_: str, t: Tally, found: tuple[str, str] | None) -> str:
         """The rule that failed, and the condition on sizes under which it does, where one is found."""
-        if id_ in ("forward.h", "forward.J") and self.reading:
+        if id_ in self.read and self.reading:
             return self.reading
         if found is None:
             return t.worst.rule
@@ -236,6 +239,7 @@ class Sheet:
             return replace(made, outcome=NOT_PROVIDED)
         held = any(t.cases for k, t in self.tallies.items() if k.startswith("grad.") and k.endswith(".autodiff"))
         optional = chapter == "inter" or (chapter == "forward" and name not in ("h", "c_T", "J", "initial_state"))
+        optional &= name != "h_T" or "h" in self.due
         if made.id.endswith(".autodiff") and not optional and not held:
             for blocking in FORWARD_CHECKS:
                 if blocking in self.tallies and self.tallies[blocking].failed:

@@ -17,6 +17,22 @@ FUNCTIONS = ("tanh", "identity", "relu", "softsign", "sigmoid")
 DIRECTIONS = ("forward", "reverse", "both")
 MASKS = ("", "carry", "zero", "reset")
 DATA = ("mask", "lengths", "zone_h", "zone_c", "drop_x", "drop_h", "drop_c_tilde")  # inputs without a gradient
+ELSEWHERE = {  # what a field is called elsewhere, and here
+    "bidirectional": "direction='both' here",
+    "go_backwards": "direction='reverse' here",
+    "num_layers": "layers here",
+    "proj_size": "projection here",
+    "peepholes": "peephole here",
+    "use_peepholes": "peephole here",
+    "layer_norm": "norm here",
+    "cell_clip": "clip here",
+    "recurrent_activation": "gate here",
+    "batch_first": "a field of the layout",
+    "bias": "a field of the layout, biases=0",
+    "forget_bias": "a field of the layout",
+    "unit_forget_bias": "a matter of how weights are drawn, which are given here",
+    "return_sequences": "no field: what returns the last state alone declares supports = {'h': False}",
+}
 DROPPED = ("x", "h", "c_tilde")
 
 
@@ -218,7 +234,9 @@ def parse(declared) -> Variant:
     known = [f.name for f in fields(Variant)]
     if not isinstance(declared, dict) or not set(declared) <= set(known):
         wrong = ", ".join(sorted(map(str, set(declared) - set(known)))) if isinstance(declared, dict) else repr(declared)
-        raise VariantError(f"variant has {wrong}; it must be a dict that may hold {', '.join(known)}")
+        told = f"variant has {wrong}; it must be a dict that may hold {', '.join(known)}"
+        named = declared if isinstance(declared, dict) else {}
+        raise VariantError("; ".join([told, *(f"{k} is {ELSEWHERE[k]}" for k in named if k in ELSEWHERE)]))
     listed: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in declared.items()}
     return Variant(**listed)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import shlex
 from collections import Counter
 
@@ -22,6 +23,7 @@ WAYS = {
 CAUSES = {
     "factory": "there is one instance and no way to make another; name a class or a function that makes one",
     "model": "a model's forward and backward pass are one call",
+    "h": "it is declared that h is not returned, h_T alone",
     "c_T": "it is declared that c_T is not returned",
     "initial_state": "it is declared that an initial state is not taken",
     "intermediates": "no gradients of intermediates are returned; they are optional: f i c_tilde o c a_f a_i a_c a_o z",
@@ -36,6 +38,8 @@ NEXT = {  # where the sentence of a problem does not say it itself
     "contract.finite": "look for a division by zero or memory that was never written",
     "numerics.effective_precision": 'look for float32 buffers and casts; if float32 is meant, declare supports = {"dtypes": ["float32"]}',
 }
+ALIKE = 0.75  # the share of their letters that the names of two biases have in common
+NO_MORE_TO_SAY = ("declare supports", "are keyed as", "is due; ", "it is called as")  # in a sentence that says the next step itself
 SAYS_ITSELF = ("contract.time", "state.inputs_unmutated")
 
 
@@ -67,6 +71,7 @@ def _facts(x: Examination, target: str) -> list[str]:
     again = "a new instance where a check needs one" if face.factory else "one instance"
     framework = _kind(target) not in ("", "ref", "cmd", "lib") and face.kind != "forward"
     lines = [_line("way", f"a layer, differentiated by {_kind(target)}" if framework else f"{WAYS[face.kind]}; {again}")]
+    lines += [_line("called", f"as {face.called}")] if face.called else []
     if not student:
         lines += [_line("layout", layout(face.layout)), _line("limits", limits(face))]
         lines += [_line("variant", face.variant.words)] if not face.variant.textbook else []
@@ -86,6 +91,7 @@ def _facts(x: Examination, target: str) -> list[str]:
         lines.append(_line("not used", f"{', '.join(x.unused)}: returned, and nothing is done with it"))
     if x.unread and len(x.unread) < len(x.given):
         lines.append(_line("unread", f"the loss does not depend on {', '.join(x.unread)}"))
+    lines += [_line("remark", face.remark)] if face.remark else []
     lines += _forward(x)
     if not student and x.forward == DECLARED and not any(p.check == "numerics.effective_precision" for p in x.problems):
         lines.append(_line("precision", f"computed in {x.dtype}, as far as three cases tell"))
@@ -107,11 +113,8 @@ def _forward(x: Examination) -> list[str]:
     elif x.forward != DECLARED and x.reading.words:
         lines.append(_line("  next", "if that is meant, go on: its gradients are judged by differences of its own forward pass"))
     elif x.forward != DECLARED:
-        lines.append(
-            _line(
-                "  next", f"write that; until then {'the call' if x.problems else 'forward.J' if x.candidate.model else 'forward.h'} fails"
-            )
-        )
+        fails = "the call" if x.problems else "forward.J" if x.candidate.model else f"forward.{x.candidate.hidden}"
+        lines.append(_line("  next", f"write that; until then {fails} fails"))
     return lines
 
 
@@ -122,7 +125,7 @@ def _missing(x: Examination) -> list[str]:
     if face.kind == "student":
         return lines
     names = {s.name for s in x.outputs}
-    if x.outputs and not face.model and face.layout.name("h_T") not in names:
+    if x.outputs and not face.model and face.hidden == "h" and face.layout.name("h_T") not in names:
         lines.append(_line("no h_T", "the cotangent of h_T is added to the last h"))
     absent = [k for k in face.supports.missing if k in LAYER_OUTPUTS]
     gradients = [k.removesuffix("_gradient") for k in face.supports.missing if k not in LAYER_OUTPUTS]
@@ -136,10 +139,12 @@ def _missing(x: Examination) -> list[str]:
 
 
 def _next(x: Examination, problem: Problem) -> str:
-    if problem.check in SAYS_ITSELF or "declare supports" in problem.sentence:
+    if problem.check in SAYS_ITSELF or any(words in problem.sentence for words in NO_MORE_TO_SAY):
         return ""
     if absent := [k for k in LAYER_OUTPUTS if f"KeyError: '{x.candidate.layout.name(k)}'" in problem.sentence]:
         return f"cotangents come for what forward returns and for nothing else: it returned no {absent[0]}"
+    if second := _second_bias(x, problem):
+        return second
     if problem.check == "contract.call" and "KeyError" in problem.sentence:
         return 'the arrays have the names under `given`; if yours have others, declare them: layout = {…, "names": {…}}'
     if problem.check == "contract.call" and x.candidate.kind == "student":
@@ -149,6 +154,17 @@ def _next(x: Examination, problem: Problem) -> str:
     if problem.check == "contract.keys":
         return "return it"
     return NEXT.get(problem.check, "")
+
+
+def _second_bias(x: Examination, problem: Problem) -> str:
+    """What to declare where a bias is looked for beside the one that there is."""
+    own, _, sought = x.candidate.layout.template("b"), *problem.sentence.partition("KeyError: '")[1:]
+    name = sought.partition("'")[0]
+    if not name or x.candidate.layout.biases != 1 or name in {s.name for s in x.given}:
+        return ""
+    if difflib.SequenceMatcher(None, own, name).ratio() < ALIKE:
+        return ""
+    return f'it looks for a second bias: declare biases=2 in the layout, with names {{"b_x": {own!r}, "b_h": {name!r}}}'
 
 
 def _end(x: Examination, target: str) -> str:
