@@ -416,7 +416,7 @@ def test_gradients_of_a_sum_where_the_loss_is_a_mean_are_called_that():
 
 def test_what_nothing_explains_is_said_to_be_that(monkeypatch):
     """Numbers that are wrong where no small case shows it; arrays of another shape explain themselves."""
-    monkeypatch.setattr("lstm_ref.diagnosis.explain.diagnose", lambda face, precision: None)
+    monkeypatch.setattr("lstm_ref.diagnosis.explain.diagnose", lambda face, precision, seen: None)
 
     class Noisy(CellByCell):
         def pullback(self, p):

@@ -114,12 +114,23 @@ def _newton(probe: Probe, edges: list[Edge]) -> tuple[list[float], list[float]]:
 
 def meaning(gains: list[float], probes: list[Probe]) -> str:
     """What gains that fit, one per case, mean in all of them; empty if they mean nothing in common."""
-    for words, value in USUAL.items():
-        if all(abs(g - value(p.case.spec.sizes)) <= tol.GAIN_SETTLED for g, p in zip(gains, probes, strict=True)):
+    for words, usual in USUAL.items():
+        if all(abs(g - usual(p.case.spec.sizes)) <= tol.GAIN_SETTLED for g, p in zip(gains, probes, strict=True)):
             return words
     if max(gains) - min(gains) <= tol.GAIN_SETTLED and abs(gains[0] - 1) > tol.GAIN_SETTLED:
         return f"multiplied by {gains[0]:.6g}"
     return ""
+
+
+def fits(fit: Fit, probe: Probe) -> bool:
+    """Whether a fit also explains the answers of a probe that it was not fitted to."""
+    values = tuple(value(w, gain, probe) for w, gain in zip(fit.wrong, fit.gains, strict=True))
+    return bool(probe.distance(_real(run(probe, [fit.edges], [values])))[0] <= 1)
+
+
+def value(wrong: str, gain: float, probe: Probe) -> float:
+    """What a gain in words is in a probe; `gain` where the words do not depend on sizes."""
+    return USUAL[wrong](probe.case.spec.sizes) if wrong in USUAL else gain
 
 
 def pairs(small: Probe, probes: list[Probe]) -> list[Fit]:

@@ -55,9 +55,13 @@ class Probe:
 
 def probes(candidate: Candidate, precision: tol.Precision, sizes=SIZES, change: Callable = lambda case: case) -> list[Probe]:
     """Ask the candidate, with `change` made to every case; cases in which it misbehaves are left out."""
+    return probes_at(candidate, precision, [fitted(cases.Spec(size, seed=100 + n), candidate) for n, size in enumerate(sizes)], change)
+
+
+def probes_at(candidate: Candidate, precision: tol.Precision, specs, change: Callable = lambda case: case) -> list[Probe]:
+    """Ask the candidate at the cases of these specs; what is too large to be diagnosed is left out."""
     bench, out = Bench(candidate, precision, candidate.make()), []
-    for n, size in enumerate(sizes):
-        spec = fitted(cases.Spec(size, seed=100 + n), candidate)
+    for spec in specs:
         if spec.sizes.H * (spec.sizes.H + spec.sizes.D) * spec.sizes.T > LARGEST:
             continue
         case = change(cases.build(spec, precision.dtype, candidate.model, candidate.variant))

@@ -151,6 +151,8 @@ def explanation(v: Verdict) -> str:
     x = v.explanation
     if x is None:
         return ""
+    if x.remarks and not (x.fits or x.names):
+        return "diagnosis: " + "\n  ".join(x.remarks)
     where = _region(x.regions)
     told = [_fit(f) for f in x.fits] + [f"{text} ({label})" for label, text in x.names]
     if not told:
@@ -160,7 +162,7 @@ def explanation(v: Verdict) -> str:
     what = "\n  or, which these gradients cannot tell apart: ".join(shown) + (f"\n  or {more} more" if more > 0 else "")
     known = f"{len(x.failing)} wrong gradients ({', '.join(x.failing[:4])}{', …' if len(x.failing) > 4 else ''})"
     where = f"{where}. There,\n  " if where else ""
-    return f"diagnosis: {where}{what}\n  this explains all of the {known} to rounding"
+    return f"diagnosis: {where}{what}\n  this explains all of the {known} to rounding" + "".join(f"\n  {line}" for line in x.remarks)
 
 
 def _region(regions) -> str:
