@@ -97,6 +97,24 @@ def test_difference_bounds_cover_the_truth(method):
     assert worst <= 1, worst
 
 
+@pytest.mark.parametrize(("rounding", "passes"), [(1e-2, (6, 4, 7)), (1e-6, (6, 6, 7)), (0.0, (12, 8, 13))])
+def test_no_step_is_taken_at_which_rounding_alone_is_above_the_bound_found(rounding, passes):
+    seen: list[float] = []
+
+    def J(step):
+        seen.append(step)
+        return np.sin(1 + 2 * step)
+
+    rest = (rounding, tol.DIFFERENCE_BOUND)
+    ways = (lambda: differences.six_point(J, *rest, 1.0, 0.0, coarse=True), lambda: differences.adaptive(J, *rest, coarse=True))
+    for due, way in zip(passes, (*ways, lambda: differences.near_kinks(J, *rest, 0.0, coarse=True)), strict=True):
+        seen.clear()
+        d = way()
+        assert len(seen) == d.passes == due
+        assert abs(d.value - 2 * np.cos(1)) <= d.bound
+        assert d.bound >= differences.least_bound(rounding)
+
+
 def test_differences_near_a_kink_are_within_their_bound_wherever_it_lies():
     def bent(at, change):
         return lambda x: np.sin(1 + 2 * x) + change * max(0.0, x - at)
