@@ -2,7 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import numpy as np
+
+
+@contextlib.contextmanager
+def one_thread():
+    """torch on one thread, and then on as many as before: what is judged is small, and where other programs run too, threads that wait
+    for each other take up to a hundred times as long."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def tensor(q: np.ndarray):
