@@ -15,7 +15,7 @@ import numpy as np
 
 from ..reference.symbols import Sizes
 from ..reference.variant import Place, Variant
-from . import autodiff
+from . import autodiff, programs
 from .autodiff import MASKED_LOGIT, Truth, bucket, sizes_of
 
 THERE = ("alive", "rows", "features", "units", "classes")  # 1 where T, B, D, H, K are there, 0 where they are padding
@@ -121,12 +121,10 @@ def _where(inside: tuple[int, ...], outside: tuple[int, ...]) -> np.ndarray:
 # What is compiled.
 
 
-def _compile(function: Callable, *shapes):
-    import jax
-
-    with autodiff._scope(), autodiff._persistent_cache():
-        lowered = jax.jit(function).lower(*shapes)
-        program = lowered.compile(compiler_options={"xla_backend_optimization_level": "1"})  # a third less to compile
+def _compile(function: Callable, what: tuple, *shapes):
+    options = {"xla_backend_optimization_level": "1"}  # a third less to compile
+    with autodiff._scope():
+        program = programs.compiled(function, what, (__file__, autodiff.__file__), options, *shapes)
 
     def call(*args):
         with autodiff._scope():
@@ -150,7 +148,7 @@ def _given(v: Variant, model: bool, p: Sizes) -> dict:
 @functools.cache
 def _compiled(v: Variant, model: bool, p: Sizes):
     with autodiff._scope():
-        return _compile(functools.partial(_values_and_gradients, v, model), _given(v, model, p))
+        return _compile(functools.partial(_values_and_gradients, v, model), ("truth", v, model, p), _given(v, model, p))
 
 
 def _values_and_gradients(v: Variant, model: bool, given: dict):
@@ -193,7 +191,7 @@ def _compiled_noise(v: Variant, model: bool, p: Sizes, count: int):
 
     with autodiff._scope():
         lanes = tuple(number(count, dtype=d) for d in (np.uint32, np.uint32, np.uint32, np.float64))
-        return _compile(run, _given(v, model, p), (number(),) * len(Noise._fields), lanes)
+        return _compile(run, ("noise", v, model, p, count), _given(v, model, p), (number(),) * len(Noise._fields), lanes)
 
 
 def _noisy_lane(v: Variant, model: bool, given: dict, noise: Noise, lane: Lane):
