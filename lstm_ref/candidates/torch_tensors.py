@@ -27,7 +27,7 @@ def tensor(q: np.ndarray):
 
     if q.dtype.kind == "c":
         raise TypeError("torch's LSTM takes real numbers only")
-    if q.dtype.name == "bfloat16":
+    if q.dtype.kind not in "fiub" and q.dtype.name == "bfloat16":  # NumPy makes up the name each time
         return torch.from_numpy(q.astype(np.float32)).to(torch.bfloat16)
     return torch.from_numpy(np.array(q, order="C"))
 
