@@ -12,6 +12,7 @@ from lstm_ref import cases, cli
 from lstm_ref.candidates import contract, haiku_lstm
 from lstm_ref.candidates.isolate import isolated
 from lstm_ref.candidates.load import TargetError, load
+from lstm_ref.candidates.torch_engine import Layer
 from lstm_ref.diagnosis.explain import explained
 from lstm_ref.judgement import tolerances as tol
 from lstm_ref.judgement.doctor import examine
@@ -746,6 +747,34 @@ def test_what_a_torch_module_keeps_from_call_to_call_is_met_by_the_next(tmp_path
             "the output h of the same call is another one than before: it depends on earlier calls; keep no state from one call to the next"
         )
         assert failed["state.repeat"] == due
+
+
+def test_torch_computes_on_one_thread_and_then_on_as_many_as_before():
+    import torch
+
+    seen = []
+
+    class Counts(torch.autograd.Function):
+        @staticmethod
+        def forward(context, x):
+            seen.append(torch.get_num_threads())
+            return x.clone()
+
+        @staticmethod
+        def backward(context, g):
+            seen.append(torch.get_num_threads())
+            return g
+
+    layer = Layer(lambda inputs, once: {"h": Counts.apply(inputs["x"])})
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        outputs, pull = layer.pullback({"x": np.ones((1, 1, 1))})
+        pull(outputs)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert seen == [1, 1]
 
 
 def test_an_output_that_is_detached_is_judged_as_one_through_which_nothing_flows_back(tmp_path):

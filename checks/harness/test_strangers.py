@@ -77,6 +77,28 @@ def test_outputs_that_are_stored_in_half_precision_are_told_and_their_gradients_
     assert "grad.W_f.autodiff" in {r.id for r in verify(half, dtype=dtype, only=only).failures()}
 
 
+def test_no_difference_is_taken_that_rounding_hides_where_autodiff_confirms():
+    class Counting(ReferenceLayer):
+        forwards = 0
+
+        def forward(self, inputs):
+            Counting.forwards += 1
+            return super().forward(inputs)
+
+    class Half(Counting):
+        def pullback(self, inputs):
+            outputs, pull = super().pullback(inputs)
+            return outputs, lambda s: {k: g / 2 for k, g in pull(s).items()}
+
+    case = cases.build(cases.CORNERS[0], tol.PRECISIONS["bfloat16"].dtype, False)
+    for candidate in (Counting, Half):
+        bench = Bench(plug(candidate)[0], tol.PRECISIONS["bfloat16"], candidate())
+        before = Counting.forwards
+        found = judge(bench, case).evidence
+        assert {e.outcome for k, e in found.items() if k.endswith(".differences")} == {"unresolved"}
+        assert (Counting.forwards > before) == (candidate is Half)
+
+
 def test_sigmoid_through_tanh_is_a_note():
     right = next(c for c in RIGHT if c.__name__ == "SigmoidThroughTanh")
     verdict = verify(right, only="grad.*,forward.*,numerics.sigmoid_tail")

@@ -10,7 +10,7 @@ from lstm_ref.candidates.reference import ReferenceLayer
 from lstm_ref.judgement import run
 from lstm_ref.judgement import tolerances as tol
 from lstm_ref.reference.symbols import Sizes
-from lstm_ref.truth import autodiff, differences
+from lstm_ref.truth import autodiff, differences, programs
 
 FLOAT64 = np.dtype(np.float64)
 
@@ -52,13 +52,65 @@ def test_buckets_grow_to_hold_large_cases():
 
 
 def test_oracle_leaves_jax_as_it_was():
-    names = ("jax_enable_x64", "jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    names = ("jax_enable_x64", "jax_compilation_cache_dir", "jax_enable_compilation_cache")
     before = {k: getattr(jax.config, k) for k in names}
     case = cases.build(cases.CORNERS[3], FLOAT64, False)
     autodiff.compiled.cache_clear()
     autodiff.truth(case.inputs, case.cotangents)
     assert {k: getattr(jax.config, k) for k in names} == before
     assert jax.numpy.ones(2).dtype == np.float32
+
+
+@pytest.fixture
+def new_folder(monkeypatch, tmp_path):
+    monkeypatch.setenv("LSTM_REF_CACHE", str(tmp_path))
+    yield tmp_path
+    autodiff.compiled.cache_clear()
+
+
+def test_what_is_compiled_is_kept_and_neither_traced_nor_compiled_again(monkeypatch, new_folder):
+    case = cases.build(cases.CORNERS[3], FLOAT64, True)
+
+    def truth():
+        autodiff.compiled.cache_clear()
+        return autodiff.truth(case.inputs, case.cotangents, padded=case.spec.sizes)
+
+    first = truth()
+    (kept,) = new_folder.glob("*.program")
+    with monkeypatch.context() as alone:
+        alone.setattr(jax, "jit", None)
+        again = truth()
+    for p, q in zip(first, again, strict=True):
+        assert all(np.array_equal(p[k], q[k]) for k in p)
+    kept.write_bytes(kept.read_bytes()[:-9])
+    assert np.array_equal(truth().gradients["W_f"], first.gradients["W_f"])
+    with monkeypatch.context() as alone:
+        alone.setattr(jax, "jit", None)
+        assert truth().values["J"] == first.values["J"]
+
+
+def test_what_is_compiled_of_other_sources_or_elsewhere_is_another_program(monkeypatch, tmp_path):
+    source = tmp_path / "oracle.py"
+    source.write_text("1")
+    here = programs._fingerprint("what", str(source))
+    assert here == programs._fingerprint("what", str(source)) != programs._fingerprint("another", str(source))
+    source.write_text("2")
+    programs._source.cache_clear()
+    assert programs._fingerprint("what", str(source)) != here
+    source.write_text("1")
+    programs._source.cache_clear()
+    monkeypatch.setattr(programs, "_processor", lambda: "one that can do less")
+    assert programs._fingerprint("what", str(source)) != here
+    programs._source.cache_clear()
+
+
+def test_a_program_that_cannot_be_kept_serves_all_the_same(monkeypatch, tmp_path):
+    monkeypatch.setenv("LSTM_REF_CACHE", str(tmp_path / "a file"))
+    (tmp_path / "a file").write_text("in the way")
+    case = cases.build(cases.CORNERS[3], FLOAT64, True)
+    autodiff.compiled.cache_clear()
+    assert np.isfinite(autodiff.truth(case.inputs, case.cotangents, padded=case.spec.sizes).values["J"])
+    autodiff.compiled.cache_clear()
 
 
 def test_complex_step_is_exact_and_knows_when_it_is_not_safe():
@@ -95,6 +147,24 @@ def test_difference_bounds_cover_the_truth(method):
             error = abs(d.value - np.sum(g[k] * direction))
             worst = max(worst, error / d.bound if d.bound else float(error > 0))
     assert worst <= 1, worst
+
+
+@pytest.mark.parametrize(("rounding", "passes"), [(1e-2, (6, 4, 7)), (1e-6, (6, 6, 7)), (0.0, (12, 8, 13))])
+def test_no_step_is_taken_at_which_rounding_alone_is_above_the_bound_found(rounding, passes):
+    seen: list[float] = []
+
+    def J(step):
+        seen.append(step)
+        return np.sin(1 + 2 * step)
+
+    rest = (rounding, tol.DIFFERENCE_BOUND)
+    ways = (lambda: differences.six_point(J, *rest, 1.0, 0.0, coarse=True), lambda: differences.adaptive(J, *rest, coarse=True))
+    for due, way in zip(passes, (*ways, lambda: differences.near_kinks(J, *rest, 0.0, coarse=True)), strict=True):
+        seen.clear()
+        d = way()
+        assert len(seen) == d.passes == due
+        assert abs(d.value - 2 * np.cos(1)) <= d.bound
+        assert d.bound >= differences.least_bound(rounding)
 
 
 def test_differences_near_a_kink_are_within_their_bound_wherever_it_lies():

@@ -171,6 +171,17 @@ def test_padding_changes_nothing(variant, monkeypatch):
         assert (np.abs(padded.gradients[k] - due) <= tol.tolerance(conditions[f"d{k}"], FLOAT64.u)).all(), k
 
 
+def test_steps_of_padding_have_no_noise(monkeypatch):
+    variant, p = Variant(direction="reverse"), tol.PRECISIONS["float16"]
+    case = cases.build(cases.Spec(Sizes(1, 1, 3, 2, 1), "shut", seed=4), p.dtype, False, variant)
+    found = []
+    for T in (1, 8):
+        monkeypatch.setattr(variants, "bucket", lambda n, T=T: n._replace(T=T))
+        found.append(tol.conditions(tol.noisy_run(case.inputs, case.cotangents, p, variant=variant), p, frozenset()))
+    for k, c in found[0].items():
+        assert np.allclose(c.C, found[1][k].C, rtol=tol.BLOCK_SHARE), k
+
+
 @pytest.mark.parametrize("model", [False, True])
 def test_conditions_are_those_of_the_written_out_backward_pass(model):
     """The noise of the variants' oracle is another implementation: block by block its median is within a factor of four."""

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..reference.variant import DATA
-from .torch_tensors import array, tensor, write
+from .torch_tensors import array, one_thread, tensor, write
 
 KEPT = 32  # modules of different sizes
 
@@ -20,7 +20,7 @@ class Layer:
     """
 
     def __init__(self, function: Callable[..., dict]):
-        self.function = function
+        self.function = one_thread()(function)
         self.kept: dict = {}
 
     def forward(self, inputs):
@@ -54,7 +54,7 @@ class Layer:
             if not wanted or not joined:
                 return {}
             flows = [tensor(cotangents[k]).to(v.dtype) for k, v in joined.items()]
-            found = torch.autograd.grad(list(joined.values()), list(wanted.values()), flows, retain_graph=True, allow_unused=True)
+            found = one_thread()(torch.autograd.grad)([*joined.values()], [*wanted.values()], flows, retain_graph=True, allow_unused=True)
             return {k: array(g) for k, g in zip(wanted, found, strict=True) if g is not None}
 
         return {k: array(v.detach()) for k, v in outputs.items()}, pull

@@ -2,7 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import numpy as np
+
+
+@contextlib.contextmanager
+def one_thread():
+    """torch on one thread, and then on as many as before: what is judged is small, and where other programs run too, threads that wait
+    for each other take up to a hundred times as long."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def tensor(q: np.ndarray):
@@ -11,7 +27,7 @@ def tensor(q: np.ndarray):
 
     if q.dtype.kind == "c":
         raise TypeError("torch's LSTM takes real numbers only")
-    if q.dtype.name == "bfloat16":
+    if q.dtype.kind not in "fiub" and q.dtype.name == "bfloat16":  # NumPy makes up the name each time
         return torch.from_numpy(q.astype(np.float32)).to(torch.bfloat16)
     return torch.from_numpy(np.array(q, order="C"))
 

@@ -33,6 +33,7 @@ LOWER = {"float64": "float32", "float32": "float16"}  # what a dtype may silentl
 HALVES = ("float16", "bfloat16")  # what the outputs of float64 or float32 may silently be stored in
 COMPUTED_IN = re.compile(r"computed in (\w+), though")
 CONTRACT = ("call", "time", "keys", "shapes", "dtype", "finite")
+BEYOND = "rounding alone may move every difference by as much as the gradient is; autodiff confirms it"
 KEPT = Evidence(PASS)  # a promise of the contract
 FORWARD = ("h", "c_T", "h_T")
 
@@ -427,6 +428,10 @@ def _one_difference(bench: Bench, found: Judged, k: str, told: str, seen, direct
     rounding = found.point.rounding_of_J
     if k in case.inputs:  # rounding of the moved inputs
         rounding += u * float(np.sum(np.abs(seen) * np.abs(case.inputs[k])))
+    least = float(np.vdot(np.abs(direction), limit)) + differences.least_bound(rounding)
+    confirmed = found.evidence.get(f"grad.{plain(k)}.autodiff", Evidence(UNRESOLVED)).outcome == PASS
+    if confirmed and exact is None and least >= max(scale, abs(float(np.vdot(seen, direction)))) > 0:
+        return Evidence(UNRESOLVED, quantity=told, rule=BEYOND)
 
     def real_steps():
         return differences.real_steps(J, rounding, tol.DIFFERENCE_BOUND, scale, good_enough, p.resolution * scale, coarse)

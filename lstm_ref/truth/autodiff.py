@@ -11,14 +11,13 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
-import os
-import pathlib
 from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
 from ..reference.symbols import GATES, MODEL_INPUTS, MODEL_INTERMEDIATES, WEIGHTS, Sizes, shape
+from . import programs
 
 MASKED_LOGIT = -1e30  # −∞ would give 0·∞ = NaN in the gradient
 BUCKETS = (Sizes(8, 4, 8, 8, 8), Sizes(36, 8, 40, 40, 40))
@@ -89,12 +88,12 @@ def compiled(p: Sizes):
     since JAX takes 15 µs for every argument and every result."""
     import jax
 
-    with _scope(), _persistent_cache():
+    with _scope():
         options: dict[str, str | bool] | None = (
             {"xla_backend_optimization_level": "0"} if p == BUCKETS[0] else None
         )  # compiles in half the time, runs as fast
         given = jax.ShapeDtypeStruct((_places(GIVEN, p)[-1].end,), np.float64)
-        program = jax.jit(functools.partial(_flat, p)).lower(given).compile(compiler_options=options)
+        program = programs.compiled(functools.partial(_flat, p), ("textbook", p), (__file__,), options, given)
 
     def call(flat):
         with _scope():
@@ -246,30 +245,3 @@ def _scope():
 
     with jax.enable_x64(True), jax.default_device(jax.local_devices(backend="cpu")[0]):
         yield
-
-
-@contextlib.contextmanager
-def _persistent_cache():
-    """Keep compiled oracles on disk (LSTM_REF_CACHE, else the user's cache folder), and put JAX's settings back."""
-    import jax
-    from jax.experimental.compilation_cache import compilation_cache
-
-    home = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-    folder = os.environ.get("LSTM_REF_CACHE") or pathlib.Path(home) / "lstm-ref"
-    wanted = {
-        "jax_compilation_cache_dir": str(folder),
-        "jax_persistent_cache_min_compile_time_secs": 0.0,
-        "jax_persistent_cache_min_entry_size_bytes": -1,
-        "jax_enable_compilation_cache": True,
-        "jax_raise_persistent_cache_errors": False,
-    }
-    before = {k: getattr(jax.config, k) for k in wanted}
-    try:
-        compilation_cache.reset_cache()
-        for k, v in wanted.items():
-            jax.config.update(k, v)
-        yield
-    finally:
-        for k, v in before.items():
-            jax.config.update(k, v)
-        compilation_cache.reset_cache()

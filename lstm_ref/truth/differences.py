@@ -17,7 +17,7 @@ STEPS = (2.0**-7, 2.0**-5, 2.0**-9)  # for a unit direction in float64, best fir
 COARSE_STEPS = (2.0**-5, 2.0**-7)  # for float32 and below; above 2⁻⁵ the bound misses the truth in 4 of 900 directions
 KINK_STEPS = (2.0**-9, 2.0**-12, 2.0**-15)  # where J may have a kink nearby
 COARSE_KINK_STEPS = (2.0**-7, 2.0**-9)
-RICHARDSON_ROWS = 8
+RICHARDSON_STEP, RICHARDSON_ROWS = 2.0**-3, 8
 SIX_POINT = ((1, 45 / 60), (2, -9 / 60), (3, 1 / 60))
 FOUR_POINT = ((1, 8 / 12), (2, -1 / 12))
 TWO_POINT = ((1, 1 / 2),)
@@ -54,15 +54,17 @@ def six_point(
     `rounding` bounds the rounding error of one value of J, `scale` is the size that the derivative is thought to have.
     The bound on the result is `safety` times |six − four point| plus what rounding adds; since six and four point may
     agree by chance, it is at least what |four − two point| lets one expect of their difference. Other steps are tried
-    until the bound is `good_enough`, `tries` of them at most.
+    until the bound is `good_enough`, `tries` of them at most, and none at which rounding alone adds more than the bound found.
     """
     best, passes = Difference(np.nan, np.inf, "six-point", 0), 0
     for h in (COARSE_STEPS if coarse else STEPS)[:tries]:
+        if rounded(rounding, h) >= best.bound:
+            continue
         odd = {k: J(k * h) - J(-k * h) for k in (1, 2, 3)}
         passes += 6
         six, four, two = (sum(w * odd[k] for k, w in rule) / h for rule in (SIX_POINT, FOUR_POINT, TWO_POINT))
         expected = (four - two) ** 2 / max(abs(six), scale) if four != two else 0.0
-        bound = safety * max(abs(six - four), expected) + ROUNDING_GAIN * rounding / h
+        bound = safety * max(abs(six - four), expected) + rounded(rounding, h)
         if bound < best.bound:
             best = Difference(float(six), float(bound), "six-point", passes, h)
         if best.bound <= good_enough:
@@ -75,7 +77,7 @@ def real_steps(
 ) -> Difference:
     """The six-point difference; where its bound is above `enough`, that or the adaptive one, whichever has the smaller bound."""
     found = six_point(J, rounding, safety, scale, good_enough, coarse)
-    if found.bound > enough:
+    if found.bound > enough and least_bound(rounding) < found.bound:
         found = min(found, adaptive(J, rounding, safety, coarse), key=lambda d: d.bound)
     return found
 
@@ -83,6 +85,11 @@ def real_steps(
 def rounded(rounding: float, step: float) -> float:
     """What rounding of J adds to the bound of a six-point difference at a step."""
     return ROUNDING_GAIN * rounding / step
+
+
+def least_bound(rounding: float) -> float:
+    """What rounding alone adds to the bound of every difference, at the least: at the largest step that has a bound."""
+    return rounded(rounding, RICHARDSON_STEP / 2)
 
 
 def near_kinks(J: Callable[[float], float], rounding: float, safety: float, good_enough: float, coarse: bool = False) -> Difference:
@@ -95,11 +102,13 @@ def near_kinks(J: Callable[[float], float], rounding: float, safety: float, good
     """
     best, at_0 = Difference(np.nan, np.inf, "six-point, near kinks", 1), J(0.0)
     for n, h in enumerate(COARSE_KINK_STEPS if coarse else KINK_STEPS):
+        if rounded(rounding, h) >= best.bound:
+            break
         ahead, behind = ([J(sign * k * h) for k in (1, 2, 3)] for sign in (1, -1))
         six, four, two = (sum(w * (ahead[k - 1] - behind[k - 1]) for k, w in rule) / h for rule in (SIX_POINT, FOUR_POINT, TWO_POINT))
         even = [p + q for p, q in zip(ahead, behind, strict=True)]
         kinked = abs(even[2] - 6 * even[1] + 15 * even[0] - 20 * at_0) / (12 * h)
-        bound = safety * (abs(six - four) + abs(four - two) + kinked) + ROUNDING_GAIN * rounding / h
+        bound = safety * (abs(six - four) + abs(four - two) + kinked) + rounded(rounding, h)
         if bound < best.bound:
             best = Difference(float(six), float(bound), best.method, 0, h)
         best = best._replace(passes=1 + 6 * (n + 1))
@@ -112,12 +121,14 @@ def adaptive(J: Callable[[float], float], rounding: float, safety: float, coarse
     """Richardson's table over central differences at steps ⅛, 1/16, …: the entry that agrees best with its neighbours."""
     best = Difference(np.nan, np.inf, "adaptive", 0)
     row: list[float] = []
-    h = 2.0**-3
+    h = RICHARDSON_STEP
     for n in range(RICHARDSON_ROWS // (2 if coarse else 1)):
+        if rounded(rounding, h) >= best.bound:
+            break
         new = [(J(h) - J(-h)) / (2 * h)]
         for k, older in enumerate(row):
             new.append(new[k] + (new[k] - older) / (4 ** (k + 1) - 1))
-            bound = safety * max(abs(new[-1] - new[-2]), abs(new[-1] - older)) + ROUNDING_GAIN * rounding / h
+            bound = safety * max(abs(new[-1] - new[-2]), abs(new[-1] - older)) + rounded(rounding, h)
             if bound < best.bound:
                 best = Difference(float(new[-1]), float(bound), "adaptive", 2 * (n + 1), h)
         row, h = new, h / 2

@@ -16,10 +16,11 @@ import numpy as np
 
 from ..reference.symbols import Sizes
 from ..reference.variant import Place, Variant
-from . import autodiff
+from . import autodiff, programs
 from .autodiff import MASKED_LOGIT, Truth, bucket, sizes_of
 
 THERE = ("alive", "rows", "features", "units", "classes")  # 1 where T, B, D, H, K are there, 0 where they are padding
+FEW_STEPS = 4  # steps of which parameters' gradients are summed at once
 HARD = {"hard_sigmoid": 1 / 6, "hard_sigmoid_0.2": 1 / 5}  # slope
 SLOPES_OF_STORED = {"sigmoid": lambda s: s * (1 - s), "tanh": lambda s: 1 - s**2}  # the derivative from the value, as kernels have it
 
@@ -123,12 +124,10 @@ def _where(inside: tuple[int, ...], outside: tuple[int, ...]) -> np.ndarray:
 # What is compiled.
 
 
-def _compile(function: Callable, *shapes):
-    import jax
-
-    with autodiff._scope(), autodiff._persistent_cache():
-        lowered = jax.jit(function).lower(*shapes)
-        program = lowered.compile(compiler_options={"xla_backend_optimization_level": "1"})  # a third less to compile
+def _compile(function: Callable, what: tuple, *shapes):
+    options = {"xla_backend_optimization_level": "1"}  # a third less to compile
+    with autodiff._scope():
+        program = programs.compiled(function, what, (__file__, autodiff.__file__), options, *shapes)
 
     def call(*args):
         with autodiff._scope():
@@ -152,7 +151,7 @@ def _given(v: Variant, model: bool, p: Sizes) -> dict:
 @functools.cache
 def _compiled(v: Variant, model: bool, p: Sizes):
     with autodiff._scope():
-        return _compile(functools.partial(_values_and_gradients, v, model), _given(v, model, p))
+        return _compile(functools.partial(_values_and_gradients, v, model), ("truth", v, model, p), _given(v, model, p))
 
 
 def _values_and_gradients(v: Variant, model: bool, given: dict):
@@ -195,7 +194,7 @@ def _compiled_noise(v: Variant, model: bool, p: Sizes, count: int):
 
     with autodiff._scope():
         lanes = tuple(number(count, dtype=d) for d in (np.uint32, np.uint32, np.uint32, np.float64))
-        return _compile(run, _given(v, model, p), (number(),) * len(Noise._fields), lanes)
+        return _compile(run, ("noise", v, model, p, count), _given(v, model, p), (number(),) * len(Noise._fields), lanes)
 
 
 def _noisy_lane(v: Variant, model: bool, given: dict, noise: Noise, lane: Lane):
@@ -231,13 +230,31 @@ def _noisy_lane(v: Variant, model: bool, given: dict, noise: Noise, lane: Lane):
         if key not in recorded["uses"]:  # of an idle gate
             found[f"d{key}"] = jnp.zeros_like(given[key])
             continue
-        name, how = recorded["uses"][key]
-        da, value = of_taps[name], kept.get(key)
-        sums = {"dot": "tbh,tbz->hz", "times": "tbh,tbh->h"}
-        dq, size = ((jnp.sum(f(da), (0, 1)) if how == "sum" else jnp.einsum(sums[how], f(da), f(value))) for f in (lambda a: a, jnp.abs))
+        name, value, how = recorded["uses"][key]
+        dq, size = (_summed(how, f(of_taps[name]), f(kept[value]) if value else None, given["alive"]) for f in (lambda a: a, jnp.abs))
         found[f"d{key}"] = _noise_on(dq, last.small(f"d{key}", dq, count), size)
         largest.append(jnp.max(size))
     return found, forward_peak, jnp.max(jnp.stack(largest))
+
+
+def _summed(how: str, da, value, alive):
+    """The gradient of what is added to a sum, or multiplied with a value in it: over all rows, and the steps that are there."""
+    import jax
+    import jax.numpy as jnp
+
+    T, B, H = da.shape
+    if how == "sum":
+        return jnp.sum(da, (0, 1))
+    if how == "times":
+        return jnp.einsum("tbh,tbh->h", da, value)
+    few = math.gcd(T, FEW_STEPS)
+
+    def add(n, sum_):
+        now = [jax.lax.dynamic_slice_in_dim(q, n * few, few).reshape(few * B, -1) for q in (da, value)]
+        return sum_ + now[0].T @ now[1]
+
+    pieces = jnp.ceil(alive.sum() / few).astype(int)
+    return jax.lax.fori_loop(0, pieces, add, jnp.zeros((H, value.shape[-1])))
 
 
 def _noisy_head(width, given: dict, h, s, ops: _Noisy):
@@ -296,8 +313,9 @@ def _outputs(v: Variant, q: dict, data: dict, ops) -> dict:
 
 
 def _pass_over_time(v: Variant, place: Place, q: dict, x, h0, c0, data: dict, ops):
-    """One layer in one direction: h at every step, and the last h and c."""
+    """One layer in one direction: h at every step, and the last h and c. A step of padding costs nothing."""
     import jax
+    import jax.numpy as jnp
 
     T, suffix = x.shape[0], place.suffix
     own = {k.removesuffix(suffix): q[k] for k in v.parameters if k.endswith(suffix)}
@@ -305,11 +323,15 @@ def _pass_over_time(v: Variant, place: Place, q: dict, x, h0, c0, data: dict, op
     steps = {k: data[k] for k in ("alive", "mask", "zone_h", "zone_c", "drop_x", "drop_h", "drop_c_tilde") if k in data}
     once = {k: steps.pop(k) for k in tuple(steps) if v.dropout_once and k[:4] == "drop"}
 
-    def step(state, now):
+    def there(state, now):
         x, steps, tools = now
         at = ops.at(tools, suffix)
-        (h, c), h_out = _cell(v, own, x, *state, {**steps, **once}, data, width, at)
-        return (h, c), (h_out, at.kept)
+        state, h_out = _cell(v, own, x, *state, {**steps, **once}, data, width, at)
+        return state, (h_out, at.kept)
+
+    def step(state, now):
+        nothing = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(there, state, now)[1])
+        return jax.lax.cond(now[1]["alive"] > 0, there, lambda state, now: (state, nothing), state, now)
 
     (h_T, c_T), (h, kept) = jax.lax.scan(step, (h0, c0), (x, steps, ops.by_step(T, suffix)), reverse=place.reverse)
     ops.keep(kept)
@@ -368,8 +390,7 @@ def _cell(v: Variant, q: dict, x, h_before, c_before, now: dict, data: dict, wid
         kept = (0.0, 0.0) if v.mask == "reset" else (h_before, c_before)
         h, c = jnp.where(seen, h, kept[0]), jnp.where(seen, c, kept[1])
         out = jnp.where(seen, h, 0.0) if v.mask == "zero" else h
-    alive = now["alive"] > 0
-    return (jnp.where(alive, h, h_before), jnp.where(alive, c, c_before)), out
+    return (h, c), out
 
 
 def _normed(at, k: str, u, data: dict, epsilon: float):
@@ -440,7 +461,7 @@ class _Plain:
 
 
 class _Term(NamedTuple):
-    """A sum in the making: its value, Σ|terms|, their number, and which parameter was multiplied with what in it."""
+    """A sum in the making: its value, Σ|terms|, their number, and which parameter was multiplied with what in it, a name and a value."""
 
     value: object
     magnitude: object
@@ -480,7 +501,7 @@ class _Noisy:
         found, start = {}, 0
         for k, W in weights.items():
             part = slice(start, start := start + W.shape[0])
-            found[k] = _Term(u[:, part], size[:, part], n, ((k, z, "dot"),))
+            found[k] = _Term(u[:, part], size[:, part], n, ((k, name, z, "dot"),))
         return found
 
     def times(self, name, q, value):
@@ -488,14 +509,14 @@ class _Noisy:
         import jax.numpy as jnp
 
         product = jax.lax.stop_gradient(q[name]) * value
-        return _Term(product, jnp.abs(product), 1, ((name, value, "times"),))
+        return _Term(product, jnp.abs(product), 1, ((name, name, value, "times"),))
 
     def bias(self, name, q):
         import jax
         import jax.numpy as jnp
 
         b = jax.lax.stop_gradient(q[name])
-        return _Term(b, jnp.abs(b), 1, ((name, None, "sum"),))
+        return _Term(b, jnp.abs(b), 1, ((name, "", None, "sum"),))
 
     def add(self, name, *terms):
         import jax
@@ -510,8 +531,8 @@ class _Noisy:
         if uses:
             key = name + self.suffix
             value = value + self.taps[key]
-            self.kept |= {k + self.suffix: v for k, v, _ in uses if v is not None}
-            self.recorded["uses"] |= {k + self.suffix: (key, how) for k, _, how in uses}
+            self.kept |= {of + self.suffix: value for _, of, value, _ in uses if of}
+            self.recorded["uses"] |= {k + self.suffix: (key, of and of + self.suffix, how) for k, of, _, how in uses}
         self.kept |= {f"peak:{name}{self.suffix}": jnp.max(magnitude)}
         size = self.xi(name, value.shape, sum(t.n for t in terms)) * jnp.maximum(magnitude, self.noise.m)
         return _stored(value, size, self.small(f"d{name}", value))
