@@ -22,7 +22,7 @@ test: .venv/all browser ## run every test: the checks on the reference, and the 
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest -q -n 2
+	$(BIN)/pytest -q -n 2 --dist worksteal
 
 browser: # what looks at the HTML reports; tests that need it are skipped by name where there is none, and fail under CI
 	@if [ -n "$$CI" ] && ! command -v chromium >/dev/null; then \
