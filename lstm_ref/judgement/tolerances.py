@@ -50,6 +50,8 @@ MIRRORED = (1, 1 + INDEPENDENT)  # these lanes are repeated with −ξ
 LANES = 1 + DRAWS + len(MIRRORED)  # lane 0 is clean
 NOISE_SEED = 20_111
 SUMS = ("dW", "db")  # what is summed over time and batch, and stored once
+# by 1, or by what they are formed from: they reach no peak of their own
+BOUNDED = frozenset(("f", "i", "o", "c_tilde", "tanh_c", "h", "do", "di", "dc_tilde", "da.f", "da.i", "da.c", "da.o", "dc_next"))
 NEITHER, SIGMOID, SIGMOID_AND_TANH = 0, 1, 2  # whose noise is absolute ...
 ABSOLUTE = ((), ("f", "i", "o"), ("f", "i", "o", "c_tilde", "tanh_c"))  # ... and what each of them forms
 LONGEST = 2**32  # more than any quantity is stored in one run
@@ -207,10 +209,11 @@ class _Noise:
         value, magnitude, n = q
         if name == "z":  # copied, not computed
             return value
-        self.peaks.append(magnitude.item(magnitude.argmax()))  # max() takes three times as long for it
+        if name not in BOUNDED:
+            self.peaks.append(magnitude.item(magnitude.argmax()))  # max() takes three times as long for it
         if name in self.unusual:
             magnitude = self._magnitude(name, q)
-        noise = np.maximum(magnitude, self.least_gate if label == "F:gates" else self.least)
+        noise = np.maximum(magnitude, self.least_gate if label == "F:gates" else self.least, out=magnitude)  # formed for this store
         noise *= self._xi(name, value.shape)
         if name in SUMS:
             n *= self.parts

@@ -36,9 +36,11 @@ def rows(x: np.ndarray, W: np.ndarray) -> np.ndarray:
 
 
 def outer_sum(da: np.ndarray, z: np.ndarray) -> np.ndarray:
-    """Σ_{t,b} da_t z_tᵀ: (T, …, B, n) and (T, …, B, m) to (…, n, m), as one matrix product."""
+    """Σ_{t,b} da_t z_tᵀ: (T, …, B, n) and (T, …, B, m) to (…, n, m), as one matrix product (one per lane, if there are lanes)."""
     da, z = _steps_last(da), _steps_last(z)
-    return np.swapaxes(np.swapaxes(z, -1, -2) @ da, -1, -2)  # the faster side for OpenBLAS by a quarter
+    if da.ndim > 2:  # what each lane is multiplied with next lies row by row
+        return np.swapaxes(da, -1, -2) @ z
+    return (z.T @ da).T  # the faster side for OpenBLAS by a quarter
 
 
 def step_sum(da: np.ndarray) -> np.ndarray:
