@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import ml_dtypes
@@ -50,11 +50,13 @@ MIRRORED = (1, 1 + INDEPENDENT)  # these lanes are repeated with −ξ
 LANES = 1 + DRAWS + len(MIRRORED)  # lane 0 is clean
 NOISE_SEED = 20_111
 SUMS = ("dW", "db")  # what is summed over time and batch, and stored once
+OUTER = ("dW", "dW_v")  # no entry of these meets another: their rows share the noise of one
 # by 1, or by what they are formed from: they reach no peak of their own
 BOUNDED = frozenset(("f", "i", "o", "c_tilde", "tanh_c", "h", "do", "di", "dc_tilde", "da.f", "da.i", "da.c", "da.o", "dc_next"))
 NEITHER, SIGMOID, SIGMOID_AND_TANH = 0, 1, 2  # whose noise is absolute ...
 ABSOLUTE = ((), ("f", "i", "o"), ("f", "i", "o", "c_tilde", "tanh_c"))  # ... and what each of them forms
 LONGEST = 2**32  # more than any quantity is stored in one run
+COLUMNS = 2**12  # entries whose lanes are looked at together
 TINY_NOISE, SMALL_NOISE = 2**10, 2**13  # numbers in a draw of noise: what is no larger is kept for the next case of the same sizes
 
 
@@ -103,10 +105,10 @@ class Condition(NamedTuple):
     first_order: bool
 
 
-_forward = rewrite.hooked(forward.forward)
-_backward = rewrite.hooked(backward.backward)
-_softmax_forward = rewrite.hooked(objectives.softmax_forward)
-_softmax_backward = rewrite.hooked(objectives.softmax_backward)
+_forward = rewrite.hooked(forward.forward, rewrite.product_of_lanes)
+_backward = rewrite.hooked(backward.backward, rewrite.product_of_lanes)
+_softmax_forward = rewrite.hooked(objectives.softmax_forward, rewrite.product_of_lanes)
+_softmax_backward = rewrite.hooked(objectives.softmax_backward, rewrite.product_of_lanes)
 _threads = ThreadpoolController()
 
 
@@ -213,12 +215,12 @@ class _Noise:
             self.peaks.append(magnitude.item(magnitude.argmax()))  # max() takes three times as long for it
         if name in self.unusual:
             magnitude = self._magnitude(name, q)
-        noise = np.maximum(magnitude, self.least_gate if label == "F:gates" else self.least, out=magnitude)  # formed for this store
-        noise *= self._xi(name, value.shape)
+        size = np.maximum(magnitude, self.least_gate if label == "F:gates" else self.least, out=magnitude)  # formed for this store
         if name in SUMS:
             n *= self.parts
         if n > KAPPA:
-            noise *= n / KAPPA
+            size *= n / KAPPA
+        noise = np.multiply(size, self._xi(name, value.shape), out=size if size.shape == value.shape else None)
         noise += value
         return noise
 
@@ -238,6 +240,7 @@ class _Noise:
 
     def _xi(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
         """η·ξ of one store: it depends on nothing but η, the name, the shape and how often the name was stored."""
+        shape = (*shape[:-2], 1, shape[-1]) if name in OUTER else shape
         self.stores[name] = count = self.stores.get(name, 0) + 1
         count += 0 if name in SUMS else self.part * LONGEST
         if self.parts > 1:  # no other case will meet it
@@ -294,14 +297,13 @@ _large_noise = functools.lru_cache(maxsize=16)(_draw_noise)
 
 def _signed(random: np.random.Generator, shape) -> np.ndarray:
     r = random.random(shape)
-    return np.where(r < 0.5, r - 1, r)  # ±U[½, 1]
+    r -= r < 0.5
+    return r  # ±U[½, 1]
 
 
 def conditions(run: Lanes, p: Precision, by_step: frozenset[str], share: float = BLOCK_SHARE) -> dict[str, Condition]:
     """The condition of every block of a noisy run, all at once; blocks in `by_step` begin with a time axis of their own. `share` of the
     largest condition of a block, or of its time step, is granted to every entry of it."""
-    flat = np.concatenate([v.reshape(LANES, -1) for v in run.values.values()], axis=1)
-    clean, draws, mirrored, plus = flat[0], flat[1 : 1 + DRAWS], flat[1 + DRAWS :], flat[list(MIRRORED)]
     shapes = {k: v.shape[1:] for k, v in run.values.items()}
     sizes = np.array([math.prod(n) for n in shapes.values()], int)
     starts = np.cumsum(sizes) - sizes
@@ -312,13 +314,10 @@ def conditions(run: Lanes, p: Precision, by_step: frozenset[str], share: float =
         return np.maximum.reduceat(q, starts)
 
     with np.errstate(all="ignore"):
-        magnitude, span, highest, lowest = np.abs(clean), np.abs(plus - mirrored).max(0), draws.max(0), draws.min(0)
-        C = np.maximum(np.maximum(np.maximum(highest - clean, clean - lowest) / p.eta, magnitude), p.m)
-        bends = largest(np.abs(plus + mirrored - 2 * clean).max(0)) > CURVATURE * largest(span)
-        scale, worst = np.maximum(largest(magnitude), p.m), largest(C)
-        first_order = ~(bends & (p.eta * worst > CURVATURE_MATTERS * scale))
-        peaks = largest(np.maximum(np.maximum(np.maximum(highest, -lowest), magnitude), np.abs(mirrored).max(0)))
-        peaks = np.maximum(peaks, [run.peak if k[0] == "d" else run.forward_peak for k in shapes])
+        clean, C, span, bend, peak = np.concatenate([_by_entry(q, p) for q in _columns(run.values.values())], axis=1)
+        scale, worst = np.maximum(largest(np.abs(clean)), p.m), largest(C)
+        first_order = ~((largest(bend) > CURVATURE * largest(span)) & (p.eta * worst > CURVATURE_MATTERS * scale))
+        peaks = np.maximum(largest(peak), [run.peak if k[0] == "d" else run.forward_peak for k in shapes])
         in_range = peaks <= p.largest * RANGE_SHARE  # a peak that is NaN is not
         C += share * np.repeat(np.maximum.reduceat(C, np.cumsum(spans) - spans), spans)
     found = {}
@@ -327,6 +326,32 @@ def conditions(run: Lanes, p: Precision, by_step: frozenset[str], share: float =
         block = slice(start, start + size)
         found[key] = Condition(clean[block].reshape(n), C[block].reshape(n), *rest)
     return found
+
+
+def _columns(blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    """The lanes of all blocks, side by side, as many entries at a time as stay in a cache: small blocks together, large ones in parts."""
+    held: list[np.ndarray] = []
+    room = COLUMNS
+    for block in blocks:
+        lanes = block.reshape(LANES, -1)
+        for first in range(0, lanes.shape[1], COLUMNS):
+            part = lanes[:, first : first + COLUMNS]
+            if part.shape[1] > room:
+                yield np.concatenate(held, axis=1)
+                held, room = [], COLUMNS
+            held.append(part)
+            room -= part.shape[1]
+    yield np.concatenate(held, axis=1)
+
+
+def _by_entry(lanes: np.ndarray, p: Precision) -> np.ndarray:
+    """Of every entry: the clean value, C without the share of its block, |g₊ − g₋|, |g₊ + g₋ − 2g|, the largest magnitude."""
+    clean, draws, mirrored, plus = lanes[0], lanes[1 : 1 + DRAWS], lanes[1 + DRAWS :], lanes[list(MIRRORED)]
+    magnitude, highest, lowest = np.abs(clean), draws.max(0), draws.min(0)
+    C = np.maximum(np.maximum(np.maximum(highest - clean, clean - lowest) / p.eta, magnitude), p.m)
+    span, bend = np.abs(plus - mirrored).max(0), np.abs(plus + mirrored - 2 * clean).max(0)
+    peak = np.maximum(np.maximum(np.maximum(highest, -lowest), magnitude), np.abs(mirrored).max(0))
+    return np.array([clean, C, span, bend, peak])
 
 
 def flushed(c: Condition, lower: Precision) -> Condition:

@@ -23,7 +23,7 @@ from . import arrays
 
 LABEL = re.compile(r"#\s*\((?P<label>[FB]:[a-z-]+)\)(?P<partial> partial)?")
 COPIES = ("F:concat", "B:split", "B:initial")  # these lines move numbers and form none
-PRODUCTS = {"rows": arrays.rows, "outer_sum": arrays.outer_sum}
+PRODUCTS = {"matmul": arrays.rows, "rows": arrays.rows, "outer_sum": arrays.outer_sum}  # lanes and batch as one matrix
 
 
 class Sum(NamedTuple):
@@ -42,9 +42,17 @@ def term(q) -> Sum:
 
 
 def product(name: str, left, right) -> Sum:
-    multiply = PRODUCTS.get(name, np.matmul)
-    n = left.shape[0] * left.shape[-2] if name == "outer_sum" else left.shape[-1]
-    return Sum(multiply(left, right), multiply(np.abs(left), np.abs(right)), n)
+    return Sum(PRODUCTS[name](left, right), PRODUCTS[name](np.abs(left), np.abs(right)), _added(name, left))
+
+
+def product_of_lanes(name: str, left, right) -> Sum:
+    """A product whose lanes, on the last axis but two, differ by noise alone: to the first order of it all have the magnitude of one."""
+    first = (np.abs(q[..., :1, :, :] if q.ndim > 2 else q) for q in (left, right))
+    return Sum(PRODUCTS[name](left, right), PRODUCTS[name](*first), _added(name, left))
+
+
+def _added(name: str, left) -> int:
+    return left.shape[0] * left.shape[-2] if name == "outer_sum" else left.shape[-1]
 
 
 def step_sum(q) -> Sum:
@@ -75,8 +83,8 @@ def partial(*terms) -> Sum:
     return total(terms)
 
 
-def hooked(function: Callable) -> Callable:
-    """The function with a first argument `keep(name, label, index, *terms) -> stored value` added.
+def hooked(function: Callable, multiply: Callable = product) -> Callable:
+    """The function with a first argument `keep(name, label, index, *terms) -> stored value` added, and its products as `multiply` has them.
 
     `name` is the stored quantity ("dc", "da.f", "dW"; packed gates are "a" and "da"), `index` the place in it
     that the line fills (an `np.s_` index, or None for a whole array).
@@ -89,7 +97,7 @@ def hooked(function: Callable) -> Callable:
     definition.args.args.insert(0, ast.arg("keep"))
     definition.returns = None
     scope = dict(function.__globals__)
-    scope.update(_total=total, _term=term, _product=product, _step_sum=step_sum, _pick=pick, _partial=partial, _s=np.s_)
+    scope.update(_total=total, _term=term, _product=multiply, _step_sum=step_sum, _pick=pick, _partial=partial, _s=np.s_)
     exec(compile(ast.fix_missing_locations(tree), f"<hooked {function.__name__}>", "exec"), scope)
     return scope[function.__name__]
 
