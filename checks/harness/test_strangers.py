@@ -21,6 +21,7 @@ from lstm_ref.judgement.manifest import manifest
 from lstm_ref.judgement.run import PROFILES, _judge_one, _slow, compile_oracle
 from lstm_ref.judgement.sheet import Sheet, due
 from lstm_ref.judgement.state import judge_state
+from lstm_ref.judgement.verdict import Evidence
 from lstm_ref.reference.symbols import Sizes
 from lstm_ref.report import terminal, words
 
@@ -118,6 +119,58 @@ def test_a_law_is_not_broken_by_a_coarse_sigmoid_in_its_tail(seed):
         found.append(judge_laws(bench, judge(bench, case), "law.symmetry".__eq__)["law.symmetry"])
     assert [e.outcome for e in found] == ["unresolved", "fail"]
     assert found[0].rule == "σ or tanh of absolute accuracy explains it"
+
+
+class LossScaled(ReferenceLayer):
+    """Right. What flows in is multiplied by 8 on its way back, as where half precision is kept from underflow."""
+
+    largest = np.inf
+
+    def pullback(self, inputs):
+        outputs, pull = super().pullback(inputs)
+
+        def scaled(s):
+            with np.errstate(all="ignore"):
+                g = pull({k: np.clip(v * v.dtype.type(8), -self.largest, self.largest) for k, v in s.items()})
+                return {k: v / v.dtype.type(8) for k, v in g.items()}
+
+        return outputs, scaled
+
+
+class Clipped(LossScaled):
+    largest = 8.0
+
+
+def test_homogeneity_accuses_no_overflow_of_its_own_making_and_still_finds_a_clip():
+    flooded = cases.Spec(Sizes(4, 2, 3, 4), cotangents="c_T", cotangent_scale=1e3)
+    for candidate, spec, found in (
+        (LossScaled, flooded, ("unresolved", "8 times what flows in comes near the largest float16")),
+        (LossScaled, replace(flooded, cotangent_scale=1.0), ("pass", "")),
+        (Clipped, replace(flooded, cotangent_scale=1.0), ("fail", "")),
+    ):
+        face = plug(candidate)[0]
+        bench = Bench(face, tol.PRECISIONS["float16"], face.make())
+        judged = judge(bench, bench.case(spec), with_differences=False)
+        assert all(c.in_range for c in judged.point.conditions.values())
+        evidence = judge_laws(bench, judged, "law.homogeneity".__eq__)["law.homogeneity"]
+        assert evidence.outcome == found[0]
+        assert found[1] in evidence.rule
+
+
+def test_what_is_resolved_at_ordinary_numbers_of_any_size_is_resolved():
+    """In bfloat16 a gradient of two layers often lies below what rounding may do, at ordinary sizes more than at sizes of one."""
+    face = plug(CellByCell)[0]
+    sheet = Sheet({c.id: c for c in manifest([face])}, {"grad.b_c.autodiff"}, due([face]))
+    hidden, seen = Evidence("unresolved", quantity="b_c"), Evidence("pass", 0.1, "b_c")
+    for evidence, spec in ((hidden, cases.CORNERS[0]), (seen, cases.Spec(Sizes(3, 3, 4, 4), "extreme"))):
+        sheet.add("grad.b_c.autodiff", evidence, spec, model=False)
+    assert result(sheet).outcome == "cannot tell"
+    sheet.add("grad.b_c.autodiff", seen, cases.Spec(Sizes(3, 3, 4, 4)), model=False)
+    assert result(sheet).outcome == "pass"
+
+
+def result(sheet):
+    return next(r for r in sheet.results("bfloat16") if r.id == "grad.b_c.autodiff")
 
 
 def test_tanh_through_sigmoid_is_a_note_and_excuses_nothing_else():

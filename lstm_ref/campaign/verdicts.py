@@ -92,7 +92,7 @@ def report(store: Store) -> Report:
         for n, code, ratio, sight in np.frombuffer(checks, CHECK).tolist():
             check = IDS[n]
             e = telling.get(check) or Evidence(OUTCOMES[code], ratio, sight=None if sight != sight else 10.0**sight)
-            sheet.add(check, e, d.spec, model, corner=True)
+            sheet.add(check, e, d.spec, model)
         sheet.judged += 1
         if outcome == FAIL:
             failing += 1

@@ -102,14 +102,17 @@ def _agree(bench: Bench, left: dict, right: dict, limits: dict) -> Evidence:
 def _homogeneity(bench: Bench, judged: Judged) -> Evidence:
     base, point = _base(judged), judged.point
     factor = FACTOR if bench.arithmetic.largest > FACTOR**4 else SMALL_FACTOR
-    up, down = (_run(bench, _flow(point, s))[1] for s in (factor, 1 / factor))
     limits = {k: 2 * point.tolerance(k) for k in base}
-    return worst_of(
-        [
-            _agree(bench, {k: v / factor for k, v in up.items()}, base, limits),
-            _agree(bench, {k: v * factor for k, v in down.items()}, base, limits),
-        ]
-    )
+    pieces = []
+    for by in (factor, 1 / factor):
+        scaled = _flow(point, by)
+        evidence = _agree(bench, {k: v / by for k, v in _run(bench, scaled)[1].items()}, base, limits)
+        if evidence.outcome == FAIL and not all(c.in_range for c in scaled.conditions.values()):
+            evidence = evidence._replace(
+                outcome=UNRESOLVED, rule=f"{by:g} times what flows in comes near the largest {bench.precision.name}"
+            )
+        pieces.append(evidence)
+    return worst_of(pieces)
 
 
 def _additivity(bench: Bench, judged: Judged) -> Evidence:

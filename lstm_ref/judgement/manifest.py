@@ -27,7 +27,7 @@ class Check(NamedTuple):
 
 
 def _ordinary(spec: Spec) -> bool:
-    return spec.ordinary and not groups(spec)
+    return spec.ordinary
 
 
 def _in_group(id_: str):

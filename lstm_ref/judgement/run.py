@@ -284,7 +284,7 @@ def _judge_one(sheet: Sheet, bench: Bench, spec: Spec, n: int, profile: Profile)
         sheet.extras += time.monotonic() - began
         sheet.oracle_seconds += bench.oracle_seconds - ours
     for check, e in evidence.items():
-        sheet.add(check, e, spec, bench.candidate.model, corner)
+        sheet.add(check, e, spec, bench.candidate.model)
     sheet.judged += 1
     return "contract.time" in evidence and evidence["contract.time"].outcome == FAIL
 

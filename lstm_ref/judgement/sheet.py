@@ -117,13 +117,13 @@ class Sheet:
         self.plain_failures: set[str] = set()
         self.outside: dict[str, Counter[tuple[tuple[str, ...], bool]]] = {}  # check -> (groups of a case, failed?), with how often
 
-    def add(self, id_: str, e: Evidence, spec: Spec, model: bool, corner: bool = False, explained: bool = False) -> None:
+    def add(self, id_: str, e: Evidence, spec: Spec, model: bool, explained: bool = False) -> None:
         """Tally one piece of evidence. A failure that is `explained`, by a declaration under which everything else is judged, says
         nothing about the group of cases that it happens to lie in."""
         if not self.needs(id_):
             return
         needed = self.checks[id_].needed
-        self.tallies[id_].add(e, spec, model, corner and needed is not None and needed(spec))
+        self.tallies[id_].add(e, spec, model, needed is not None and needed(spec))
         if explained or id_.partition(".")[0] not in ("forward", "grad"):
             return
         member = groups(spec)
