@@ -3,7 +3,7 @@
 Each case is judged in a process of its own, which has judged a tiny case before: measured is by how much the largest resident set
 grows (ru_maxrss). A prediction under 1 of what was measured would let a case start that does not fit.
 
-"in parts" is a layer of which a third of the memory is granted, so that truth and condition take some rows of the batch at a time.
+"in parts" is a layer of which half of the memory is granted, so that truth and condition take some rows of the batch at a time.
 
     python benchmarks/campaign_memory.py [--small]
 """
@@ -35,7 +35,7 @@ def judged(sizes: tuple[int, ...], how: str) -> dict:
     face, largest = load("ref:")[how == "model"], Spec(Sizes(*sizes, 10))
     bench, due = Bench(face, PRECISIONS["float32"], face.make()), predicted(largest, how == "model")
     if how == "layer, in parts":
-        bench.rows, due = rows_within(largest, due / 3)
+        bench.rows, due = rows_within(largest, due / 2)
     with one_thread():
         evidence_of(bench, Spec(Sizes(3, 2, 2, 2, 3)), lambda check: True, True, False, False)
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -9,11 +9,11 @@ from ..reference.symbols import Sizes
 from ..truth.autodiff import BUCKETS, bucket
 
 NUMBER = 8  # bytes: truth and noise are float64 whatever the dtype is
-STORED = 56.0  # arrays of (T, B, H) that a noisy run and its conditions take for each lane, z and x counted for themselves
+STORED = 34.0  # arrays of (T, B, H) that a noisy run and its conditions take for each lane, z and x counted for themselves
 JOINED = 8.0  # arrays of (T, B, H + D)
 TRACED = 60.0  # arrays of (T, B, H) that the oracle keeps, residuals and what it returns
-WEIGHTS = 4.5  # copies of the weights' gradients for each lane
-ALIVE = 75.0  # arrays of (T, B, H) of a case in parts: what the candidate keeps and returns, truth and conditions
+WEIGHTS = 2.2  # copies of the weights' gradients for each lane
+ALIVE = 110.0  # arrays of (T, B, H) of a case in parts: what the candidate keeps and returns, truth and conditions
 COMPILED = 0.2 * 2**30  # bytes that the compiler takes for an oracle of a bucket of its own
 
 
@@ -27,7 +27,7 @@ def rows_within(spec: Spec, limit: float) -> tuple[int, float] | None:
     """How many rows of the batch of a textbook layer fit into `limit` bytes at once, a power of two, and the bytes that the case then
     takes; None where not even one row fits."""
     n = spec.sizes
-    kept = NUMBER * n.T * n.B * (ALIVE * n.H + 6 * n.D)
+    kept = NUMBER * (n.T * n.B * (ALIVE * n.H + 6 * n.D) + LANES * 4 * n.H * (n.H + n.D))  # the sums over the parts in every lane, too
     rows = 1 << (n.B.bit_length() - 1)
     while rows:
         p = bucket(n._replace(B=rows, K=1))
