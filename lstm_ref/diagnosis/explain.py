@@ -51,12 +51,14 @@ class Explanation:
 @dataclass(frozen=True)
 class Seen:
     """What a run saw: the cases on which a gradient failed, the smallest that were made of those, and ordinary cases on which none
-    did. `repeats` says whether what failed is due to fail again."""
+    did. `repeats` says whether what failed is due to fail again, `remembers` whether a check of state failed, so that only a new
+    instance is asked as the first was."""
 
     failing: tuple[Spec, ...] = ()
     smallest: tuple[Case, ...] = ()
     right: tuple[Spec, ...] = ()
     repeats: bool = False
+    remembers: bool = False
 
 
 NOTHING = Seen()
@@ -67,6 +69,8 @@ def explained(verdict: Verdict, faces: list[Candidate]) -> Verdict:
     `heat`, where a failing case can be followed through time. `faces` are the candidates as declared; what was judged under
     another declaration is asked under that one."""
     faces, verdict = list(verdict.faces) or faces, replace(verdict, faces=())  # the verdict is a value again, without foreign code
+    if any(r.id == "forward.initial_state" and r.outcome == FAIL for r in verdict.results):
+        return verdict  # with the states that it is given it is another function, and its gradients belong to that
     if verdict.kind != "textbook" or not any(r.chapter == "grad" and r.outcome == FAIL for r in verdict.results):
         return verdict
     for dtype in verdict.dtypes:
@@ -93,7 +97,8 @@ def _seen(verdict: Verdict, face: Candidate, dtype: str, repeats: bool) -> Seen:
     shown = {id(c.inputs): Case(c.spec, c.inputs, c.cotangents) for r in failed if (c := r.counterexample) is not None}
     ordinary = [fitted(spec, face) for spec in CORNERS if spec.regime == "ordinary" and spec.memory == "plain"]
     right = tuple(spec for spec in ordinary if spec not in failing)
-    return Seen(tuple(failing)[:HELD], tuple(shown.values()), right, repeats)
+    remembers = any(r.chapter == "state" and r.dtype == dtype for r in verdict.failures())
+    return Seen(tuple(failing)[:HELD], tuple(shown.values()), right, repeats, remembers)
 
 
 def diagnose(face: Candidate, precision: tol.Precision, seen: Seen = NOTHING) -> Explanation | None:
@@ -106,7 +111,8 @@ def diagnose(face: Candidate, precision: tol.Precision, seen: Seen = NOTHING) ->
     if remark := odd_shapes(bench):
         return Explanation((), (), 0.0, (), remarks=(remark,))
     cases = [*(bench.case(spec) for spec in seen.failing), *(case for case in seen.smallest if case.model == face.model)]
-    answers = [regions.fails(bench, case) for case in cases]
+    anew = [replace(bench, instance=face.make()) if seen.remembers and face.factory else bench for _ in cases]
+    answers = [regions.fails(one, case) for one, case in zip(anew, cases, strict=True)]
     if seen.repeats and 2 * answers.count(False) > len(answers):
         remark = f"{answers.count(False)} of {len(answers)} cases that failed are right when they are asked again: {UNSTEADY}"
         return Explanation((), (), 0.0, (), remarks=(remark,))
