@@ -98,6 +98,22 @@ def test_a_sigmoid_that_loses_its_tail_is_no_region_of_another_fault():
     assert three[0].failed >= 3
 
 
+@pytest.mark.parametrize(("one", "two"), [("B", "H"), ("T", "B")])
+def test_axes_that_are_taken_for_one_another_where_two_sizes_are_equal(one, two):
+    """Any other sizes raise in such code, and equal sizes of 1 are right."""
+
+    class Mixed(CellByCell):
+        def pullback(self, p):
+            outputs, pull = super().pullback(p)
+            n = dict(zip("TBDH", (*p["x"].shape, p["h0"].shape[1]), strict=True))
+            wrong = n[one] == n[two] > 1
+            return outputs, lambda s: {**(g := pull(s)), "b_f": g["b_f"] * (2 if wrong else 1)}
+
+    verdict = verify(Mixed, only="grad.b_f.autodiff")
+    assert verdict.outcome == "fail"
+    assert f"wrong only where {one} = {two}: " in words.explanation(verdict)
+
+
 def test_the_second_of_two_biases_has_regions_too():
     class LongDouble(HalfOfTwoBiases):
         """Of more than one step, the second bias gets half."""

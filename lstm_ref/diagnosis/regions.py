@@ -180,9 +180,13 @@ def _equal(bench: Bench, one: str, two: str) -> Iterator[Region]:
     def equal(case: Case) -> bool:
         return same(case.spec.sizes) == case.spec.sizes
 
+    def alike(case: Case) -> bool:
+        """Equal and not 1, where axes that are taken for one another are the same."""
+        return equal(case) and getattr(case.spec.sizes, one) > 1
+
     inside = [same(BASE), same(BASE._replace(**{two: getattr(BASE, two) + 1}))]
     if (n := _agree(bench, inside, [BASE])) is not None:
-        yield Region(f"{one} = {two}", 2 * n, n, same, holds=equal, must=equal)
+        yield Region(f"{one} = {two}", 2 * n, n, same, holds=equal, must=alike)
 
 
 def _exactly(value: int, _: int) -> int:
