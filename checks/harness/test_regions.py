@@ -114,6 +114,13 @@ def test_axes_that_are_taken_for_one_another_where_two_sizes_are_equal(one, two)
     assert f"wrong only where {one} = {two}: " in words.explanation(verdict)
 
 
+def test_weights_of_x_taken_for_those_of_h_are_named_where_they_fit():
+    square = layer(("da.all[t] @ W_h", "da.all[t] @ (W_x if W_x.shape == W_h.shape else W_h)"))
+    told = diagnose(plug(square)[0], FLOAT64, ORDINARY)
+    assert [r.condition for r in told.regions] == ["D = H"]
+    assert [text for _, text in told.names] == ["dh_next through W_x where D = H"]
+
+
 def test_the_second_of_two_biases_has_regions_too():
     class LongDouble(HalfOfTwoBiases):
         """Of more than one step, the second bias gets half."""
