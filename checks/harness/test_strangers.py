@@ -26,7 +26,19 @@ from lstm_ref.reference.symbols import Sizes
 from lstm_ref.report import terminal, words
 
 from .planted import layer
-from .strangers import MISBEHAVING, RIGHT, CellByCell, Hangs, HiddenStateOnly, KerasStyle, LastStateOnly, MeanLoss, WrongGateOrder, spoilt
+from .strangers import (
+    MISBEHAVING,
+    RIGHT,
+    CellByCell,
+    Hangs,
+    HiddenStateOnly,
+    KerasStyle,
+    LastStateOnly,
+    MeanLoss,
+    WrongGateOrder,
+    sigmoid,
+    spoilt,
+)
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
@@ -317,6 +329,17 @@ def test_right_gradients_of_another_function_pass_though_a_few_cases_are_the_tex
     assert (verdict.kind, verdict.forward, verdict.gradients) == ("self-consistency", "fail", "pass")
     assert found["grad.W_f.autodiff"].cases > 0  # where nothing was resolved
     assert found["grad.W_f.autodiff"].reason == "blocked by forward.h: judged by differences of its own forward pass"
+
+
+def test_gradients_are_not_said_to_fail_where_the_forward_pass_alone_does():
+    class Clipped(CellByCell):
+        """A σ that is clipped, which shows in its tail."""
+
+        sigmoid = staticmethod(lambda a: sigmoid(np.clip(a, -30, 30)))
+
+    verdict = verify(Clipped, only="forward.*,grad.*.autodiff,numerics.extreme")
+    assert "numerics.extreme" in {r.id for r in verdict.failures()}
+    assert (verdict.forward, verdict.gradients) == ("fail", "pass")
 
 
 def test_an_initial_state_is_called_ignored_only_where_h_is_wrong():
