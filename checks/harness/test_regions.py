@@ -114,6 +114,15 @@ def test_axes_that_are_taken_for_one_another_where_two_sizes_are_equal(one, two)
     assert f"wrong only where {one} = {two}: " in words.explanation(verdict)
 
 
+def test_what_is_carried_in_float32_is_told_from_a_small_error():
+    coarse = layer(("dc_next = dc[t] * f[t]", "dc_next = (dc[t] * f[t]).astype(np.float32).astype(c.dtype)"))
+    told = diagnose(plug(coarse)[0], FLOAT64, ORDINARY)
+    assert "rounding to float32 makes" in told.remarks[0]
+    assert "what is carried from step to step or a buffer, is held in float32" in told.remarks[0]
+    small = layer(("(1 - tanh_c[t] ** 2)", "(1 - tanh_c[t] ** 2 + 1e-9)"))  # input value
+    assert "float32" not in "".join(diagnose(plug(small)[0], FLOAT64, ORDINARY).remarks)
+
+
 def test_weights_of_x_taken_for_those_of_h_are_named_where_they_fit():
     square = layer(("da.all[t] @ W_h", "da.all[t] @ (W_x if W_x.shape == W_h.shape else W_h)"))
     told = diagnose(plug(square)[0], FLOAT64, ORDINARY)

@@ -600,6 +600,20 @@ def _rounded(bench: Bench, cases: list[Case], answers: list[list], keys: set[str
     return found
 
 
+def held_in(bench: Bench, cases: list[Case]) -> str:
+    """The lower precision whose rounding all errors in these cases are, though none of what comes back lies in it; empty where
+    nothing is wrong, or where that does not explain it. Raises Finding."""
+    p, lower = bench.precision, tol.PRECISIONS.get(LOWER.get(bench.precision.name, ""))
+    found = [_answers(bench, case) for case in cases] if lower else []
+    wrong: set[str] = set()
+    for point, blocks in found:
+        failing = [(k, v, due, key) for k, v, due, key in blocks if compare(k, v, due, point.conditions[key], p).outcome == FAIL]
+        if any(compare(k, v, due, point.conditions[key], p, lower.u).outcome == FAIL for k, v, due, key in failing):
+            return ""
+        wrong |= {key for *_, key in failing}
+    return lower.name if wrong and _rounded(bench, cases, [blocks for _, blocks in found], wrong, lower.u) == wrong else ""
+
+
 def _moved(case: Case, by: float, dtype: np.dtype) -> Case:
     """The case with every number multiplied by 1 plus up to `by`, no less than by half of it."""
     rng = np.random.default_rng(case.spec.seed)
