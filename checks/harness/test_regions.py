@@ -17,7 +17,7 @@ from lstm_ref.reference.symbols import LAYER_INPUTS, Sizes
 from lstm_ref.report import words
 
 from .planted import layer
-from .strangers import CellByCell, KerasStyle, SigmoidThroughTanh
+from .strangers import CellByCell, KerasStyle, MeanLoss, SigmoidThroughTanh
 from .test_strangers import HalfOfTwoBiases
 
 FLOAT64 = tol.PRECISIONS["float64"]
@@ -121,6 +121,17 @@ def test_what_is_carried_in_float32_is_told_from_a_small_error():
     assert "what is carried from step to step or a buffer, is held in float32" in told.remarks[0]
     small = layer(("(1 - tanh_c[t] ** 2)", "(1 - tanh_c[t] ** 2 + 1e-9)"))  # input value
     assert "float32" not in "".join(diagnose(plug(small)[0], FLOAT64, ORDINARY).remarks)
+
+
+def test_a_fault_of_two_classes_is_one_of_their_number():
+    class Binary(MeanLoss):
+        def loss_and_gradients(self, p):
+            J, gradients = super().loss_and_gradients(p)
+            return J, {k: v / 2 if len(p["W_v"]) == 2 else v for k, v in gradients.items()}
+
+    told = diagnose(plug(Binary)[0], FLOAT64)
+    assert [r.condition for r in told.regions] == ["K < 3"]
+    assert [(f.edges[0].id, f.wrong) for f in told.fits] == [("dv", ("halved",))]
 
 
 def test_weights_of_x_taken_for_those_of_h_are_named_where_they_fit():

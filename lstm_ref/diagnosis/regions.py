@@ -27,6 +27,7 @@ BASE = Sizes(4, 2, 3, 5, 3)
 SEEDS = (400, 401, 402)
 TRIED = {"T": (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16, 20, 30), "B": (1, 2, 3, 4, 5, 8), "D": (1, 2, 3, 4, 5, 7, 8, 9, 16, 17, 33)}
 TRIED["H"] = TRIED["D"]
+CLASSES = {"K": (2, 3, 4, 5, 8)}  # of a model
 LARGE = 20
 FINE = 1.02  # ratio of the right and the wrong side of a threshold at which the search for it ends
 BESIDE = 1.03  # how far from a threshold, as a ratio, other cases must agree with it
@@ -123,7 +124,7 @@ def _wrong(bench: Bench, found: Judged, answer: contract.Answer) -> bool | None:
 
 def _sizes(bench: Bench) -> Iterator[Region]:
     alone: dict[str, int] = {}
-    for axis, tried in TRIED.items():
+    for axis, tried in (TRIED | CLASSES if bench.candidate.model else TRIED).items():
         seen: dict[int, bool | None] = {}
         for size in tried:
             _try(bench, axis, size, seen)
