@@ -570,6 +570,12 @@ def _refuse(value):
     raise RuntimeError("no loss today")
 
 
+class LossMoves(Student):
+    def loss(self):
+        self.params["b"] += 1e-9
+        return super().loss()
+
+
 class RaisesWhenMoved(Student):
     def __init__(self):
         super().__init__()
@@ -609,6 +615,7 @@ class RaisesWhenMoved(Student):
             "not run",
             "with b moved a little, loss() raised RuntimeError: hands off (test_candidates.py:",
         ),
+        (LossMoves, "state.inputs_unmutated", "fail", "loss() changed b"),
         (returning(loss=lambda J: (J, "more")), "contract.call", "fail", "loss() returned a tuple; one number is due"),
         (returning(loss=lambda J: None), "contract.call", "fail", "loss() returned None; one number is due"),
         (returning(loss=lambda J: J * np.nan), "contract.call", "fail", "loss() gives nan; a finite number is due"),

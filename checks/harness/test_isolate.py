@@ -120,6 +120,13 @@ def test_numbers_come_back_bit_for_bit(dtype):
                     np.testing.assert_array_equal(kept.raw[k], sent.raw[k], strict=True)
 
 
+def test_pythons_own_numbers_have_no_dtype_there_either(written):
+    face = isolated(written("def gradients(self, g, inputs, s): return {k: v.tolist() for k, v in g.items()}"))[0]
+    _, _, told = one_case(face, dtype=np.dtype("float32"))
+    assert {v.dtype.name for v in told.raw.values()} == {"float32"}
+    np.testing.assert_array_equal(told.raw["b_f"], one_case(load("ref:")[0], dtype=np.dtype("float32"))[2].raw["b_f"])
+
+
 def test_complex_steps_and_taps_arrive():
     found = []
     for face in (load("ref:")[0], isolated("ref:")[0]):

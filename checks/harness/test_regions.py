@@ -17,7 +17,7 @@ from lstm_ref.reference.symbols import LAYER_INPUTS, Sizes
 from lstm_ref.report import words
 
 from .planted import layer
-from .strangers import CellByCell, KerasStyle, SigmoidThroughTanh
+from .strangers import CellByCell, KerasStyle, MeanLoss, SigmoidThroughTanh
 from .test_strangers import HalfOfTwoBiases
 
 FLOAT64 = tol.PRECISIONS["float64"]
@@ -96,6 +96,49 @@ def test_a_sigmoid_that_loses_its_tail_is_no_region_of_another_fault():
     assert square[0].sizes(Sizes(3, 5, 2, 4)) == Sizes(3, 5, 4, 4)
     assert [r.condition for r in three] == ["B = 3"]
     assert three[0].failed >= 3
+
+
+@pytest.mark.parametrize(("one", "two"), [("B", "H"), ("T", "B")])
+def test_axes_that_are_taken_for_one_another_where_two_sizes_are_equal(one, two):
+    """Any other sizes raise in such code, and equal sizes of 1 are right."""
+
+    class Mixed(CellByCell):
+        def pullback(self, p):
+            outputs, pull = super().pullback(p)
+            n = dict(zip("TBDH", (*p["x"].shape, p["h0"].shape[1]), strict=True))
+            wrong = n[one] == n[two] > 1
+            return outputs, lambda s: {**(g := pull(s)), "b_f": g["b_f"] * (2 if wrong else 1)}
+
+    verdict = verify(Mixed, only="grad.b_f.autodiff")
+    assert verdict.outcome == "fail"
+    assert f"wrong only where {one} = {two}: " in words.explanation(verdict)
+
+
+def test_what_is_carried_in_float32_is_told_from_a_small_error():
+    coarse = layer(("dc_next = dc[t] * f[t]", "dc_next = (dc[t] * f[t]).astype(np.float32).astype(c.dtype)"))
+    told = diagnose(plug(coarse)[0], FLOAT64, ORDINARY)
+    assert "rounding to float32 makes" in told.remarks[0]
+    assert "what is carried from step to step or a buffer, is held in float32" in told.remarks[0]
+    small = layer(("(1 - tanh_c[t] ** 2)", "(1 - tanh_c[t] ** 2 + 1e-9)"))  # input value
+    assert "float32" not in "".join(diagnose(plug(small)[0], FLOAT64, ORDINARY).remarks)
+
+
+def test_a_fault_of_two_classes_is_one_of_their_number():
+    class Binary(MeanLoss):
+        def loss_and_gradients(self, p):
+            J, gradients = super().loss_and_gradients(p)
+            return J, {k: v / 2 if len(p["W_v"]) == 2 else v for k, v in gradients.items()}
+
+    told = diagnose(plug(Binary)[0], FLOAT64)
+    assert [r.condition for r in told.regions] == ["K < 3"]
+    assert [(f.edges[0].id, f.wrong) for f in told.fits] == [("dv", ("halved",))]
+
+
+def test_weights_of_x_taken_for_those_of_h_are_named_where_they_fit():
+    square = layer(("da.all[t] @ W_h", "da.all[t] @ (W_x if W_x.shape == W_h.shape else W_h)"))
+    told = diagnose(plug(square)[0], FLOAT64, ORDINARY)
+    assert [r.condition for r in told.regions] == ["D = H"]
+    assert [text for _, text in told.names] == ["dh_next through W_x where D = H"]
 
 
 def test_the_second_of_two_biases_has_regions_too():

@@ -15,10 +15,11 @@ from lstm_ref.candidates.load import TargetError, load, plug
 from lstm_ref.candidates.reference import ReferenceLayer
 from lstm_ref.judgement import tolerances as tol
 from lstm_ref.judgement.against import hold
+from lstm_ref.judgement.comparison import worst_of
 from lstm_ref.judgement.judge import Bench, fitted, judge, measure_precision
 from lstm_ref.judgement.laws import judge_laws
 from lstm_ref.judgement.manifest import manifest
-from lstm_ref.judgement.run import PROFILES, _judge_one, _slow, compile_oracle
+from lstm_ref.judgement.run import PROFILES, _judge_one, _slow, compile_oracle, evidence_of_case
 from lstm_ref.judgement.sheet import Sheet, due
 from lstm_ref.judgement.state import judge_state
 from lstm_ref.judgement.verdict import Evidence
@@ -26,7 +27,19 @@ from lstm_ref.reference.symbols import Sizes
 from lstm_ref.report import terminal, words
 
 from .planted import layer
-from .strangers import MISBEHAVING, RIGHT, CellByCell, Hangs, HiddenStateOnly, KerasStyle, LastStateOnly, MeanLoss, WrongGateOrder, spoilt
+from .strangers import (
+    MISBEHAVING,
+    RIGHT,
+    CellByCell,
+    Hangs,
+    HiddenStateOnly,
+    KerasStyle,
+    LastStateOnly,
+    MeanLoss,
+    WrongGateOrder,
+    sigmoid,
+    spoilt,
+)
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
@@ -352,6 +365,91 @@ def test_wrong_forward_is_judged_by_its_own_differences():
     assert found["grad.W_f.autodiff"].outcome == "not run"
     assert "blocked by forward.h" in found["grad.W_f.autodiff"].reason
     assert all(found[f"grad.{k}.differences"].outcome == "pass" for k in ("W_f", "W_i", "W_c", "W_o", "b_f", "x", "h0", "c0"))
+
+
+class Steeper(CellByCell):
+    """Another function, whose gradients are right: σ(1.7 a)."""
+
+    def pullback(self, p):
+        steeper = {k: 1.7 * v if k[2:] in ("f", "i", "o") else v for k, v in p.items()}
+        outputs, pull = super().pullback(steeper)
+        return outputs, lambda s: {k: 1.7 * v if k[2:] in ("f", "i", "o") else v for k, v in pull(s).items()}
+
+
+def test_right_gradients_of_another_function_pass_though_a_few_cases_are_the_textbooks():
+    verdict = verify(Steeper, only="forward.*,grad.*")
+    found = {r.id: r for r in verdict.results}
+    assert (verdict.kind, verdict.forward, verdict.gradients) == ("self-consistency", "fail", "pass")
+    assert found["grad.W_f.autodiff"].cases > 0  # where nothing was resolved
+    assert found["grad.W_f.autodiff"].reason == "blocked by forward.h: judged by differences of its own forward pass"
+
+
+def test_gradients_are_not_said_to_fail_where_the_forward_pass_alone_does():
+    class Clipped(CellByCell):
+        """A σ that is clipped, which shows in its tail."""
+
+        sigmoid = staticmethod(lambda a: sigmoid(np.clip(a, -30, 30)))
+
+    verdict = verify(Clipped, only="forward.*,grad.*.autodiff,numerics.extreme")
+    assert "numerics.extreme" in {r.id for r in verdict.failures()}
+    assert (verdict.forward, verdict.gradients) == ("fail", "pass")
+
+
+def test_an_initial_state_is_called_ignored_only_where_h_is_wrong():
+    class OtherC(CellByCell):
+        def pullback(self, p):
+            outputs, pull = super().pullback(p)
+            return {**outputs, "c_T": np.tanh(outputs["c_T"])}, pull
+
+    class NoC(CellByCell):
+        def pullback(self, p):
+            return super().pullback({**p, "c0": 0 * p["c0"]})
+
+    for candidate, outcome in ((OtherC, "pass"), (NoC, "fail")):
+        bench = Bench(plug(candidate)[0], tol.PRECISIONS["float64"], candidate())
+        specs = [spec for spec in cases.CORNERS if spec.initial_state == "random"]
+        told = [judge(bench, bench.case(spec), with_differences=False).evidence["forward.initial_state"] for spec in specs]
+        assert worst_of(told).outcome == outcome
+    assert "c0 ignored" in worst_of(told).rule
+
+
+def test_differences_are_taken_where_the_gradients_were_though_inputs_are_changed():
+    class Updates(CellByCell):
+        def pullback(self, p):
+            outputs, pull = super().pullback(p)
+
+            def update(s):
+                grads = pull(s)
+                for k in grads:
+                    p[k] -= 0.01 * grads[k]
+                return grads
+
+            return outputs, update
+
+    bench = Bench(plug(Updates)[0], tol.PRECISIONS["float64"], Updates())
+    told = judge(bench, bench.case(cases.CORNERS[0])).evidence
+    assert {k for k, e in told.items() if e.outcome == "fail"} == {"state.inputs_unmutated"}
+
+
+def test_a_state_check_whose_second_case_cannot_be_called_is_told_as_the_call():
+    class Once(CellByCell):
+        """Raises for all but the first inputs, as what keeps complex numbers from a call before may."""
+
+        def __init__(self):
+            self.first = None
+
+        def pullback(self, p):
+            outputs, pull = super().pullback(p)
+            self.first = p["x"] if self.first is None else self.first
+            if not np.array_equal(self.first, p["x"]):
+                return outputs, lambda s: s["nothing"]
+            return outputs, pull
+
+    bench = Bench(plug(Once)[0], tol.PRECISIONS["float64"], Once())
+    told = evidence_of_case(bench, bench.case(cases.CORNERS[0]), lambda k: True, False, False, True)
+    assert told["contract.call"].outcome == "fail"
+    assert "pull(cotangents) raised KeyError: 'nothing'" in told["contract.call"].rule
+    assert told["grad.W_f.autodiff"].outcome == "pass"
 
 
 class HalfOfTwoBiases(KerasStyle):
@@ -737,6 +835,17 @@ def test_numbers_without_a_dtype_and_bytes_in_another_order_are_numbers():
         assert not {k: e.rule for k, e in told.items() if e.outcome == "fail"}
         assert "grad.b_f.autodiff" in told
         assert "grad.c0.autodiff" not in told
+
+
+@pytest.mark.parametrize(("element", "outcome"), [(float, "pass"), (np.float64, "fail")])
+def test_pythons_own_floats_are_of_no_other_dtype_than_is_due(element, outcome):
+    def listed(arrays):
+        return {k: [[element(n) for n in row] for row in v.tolist()] if v.ndim == 2 else v for k, v in arrays.items()}
+
+    bench = Bench(plug(spoilt(listed, listed))[0], tol.PRECISIONS["float32"], spoilt(listed, listed)())
+    told = judge(bench, bench.case(cases.CORNERS[0]), with_differences=False).evidence
+    assert told["contract.dtype"].outcome == outcome
+    assert told["grad.W_f.autodiff"].outcome == "pass"
 
 
 @pytest.mark.parametrize(

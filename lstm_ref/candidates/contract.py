@@ -426,7 +426,7 @@ def answer(call: Call, returned, where: str, due: tuple[str, ...], read: tuple[s
             else:
                 good[name] = array.astype(np.complex128 if array.dtype.kind == "c" else np.float64)
             if array.dtype.kind in NUMBERS or array.dtype.name == "bfloat16":
-                raw[name] = array
+                raw[name] = array.astype(call.dtype) if bare(value) and call.dtype.kind == "f" else array
         if fault is not None:
             faults |= _faults(call, blocks_in(layout, name, tuple(known)), name, due, fault, name in raw)
     arrays = decode(layout, good, known)
@@ -484,8 +484,14 @@ def by_name(returned) -> dict | None:
 def numbers(value) -> np.ndarray:
     """What foreign code returned, as an array. Python's own numbers have no dtype: where all are whole they are floats still."""
     array = np.asarray(value)
-    bare = array.dtype.kind in "iu" and not hasattr(value, "dtype")
-    return array.astype(np.float64) if bare else array
+    return array.astype(np.float64) if array.dtype.kind in "iu" and not hasattr(value, "dtype") else array
+
+
+def bare(value) -> bool:
+    """Whether these are Python's own numbers, in lists: they have no dtype, and are not of another one than is due."""
+    while isinstance(value, (list, tuple)) and value:
+        value = value[0]
+    return type(value) in (float, int)
 
 
 def one_number(value) -> np.ndarray:

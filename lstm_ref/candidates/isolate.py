@@ -282,6 +282,8 @@ class _Reply:
             return None
         if "error" in told:
             return _NoArray(_words(told["error"]))
+        if "bare" in told:
+            return told["bare"]
         if "odd" in told:
             return np.empty(told["shape"], told["odd"] if re.fullmatch(r"[<>|][US]\d{1,4}|[<>]?[mM]8(\[\w+\])?", told["odd"]) else object)
         array = self.arrays[told["array"]]

@@ -280,7 +280,7 @@ class _Sent:
         return {"dict": [[k if isinstance(k, str) else f"{k!s} (no text)", self.leaf(v)] for k, v in named.items()]}
 
     def leaf(self, value) -> dict:
-        from .contract import numbers
+        from .contract import bare, numbers
 
         if value is None:
             return {"none": True}
@@ -288,6 +288,8 @@ class _Sent:
             array = numbers(value)
         except Exception as error:  # any conversion may fail in foreign code
             return {"error": str(error)[:300]}
+        if array.dtype.kind == "f" and bare(value):
+            return {"bare": array.tolist()}
         if array.dtype.kind not in PLAIN and array.dtype.name != "bfloat16":
             return {"odd": array.dtype.str, "shape": array.shape}
         number, id_ = self.number(array), self.base + len(self.arrays)

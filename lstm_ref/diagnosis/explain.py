@@ -16,7 +16,7 @@ from ..candidates import contract
 from ..candidates.contract import Candidate, Finding
 from ..cases import CORNERS, Case, Spec
 from ..judgement import tolerances as tol
-from ..judgement.judge import Bench, computed_in, fitted
+from ..judgement.judge import Bench, computed_in, fitted, held_in
 from ..judgement.verdict import FAIL, Verdict
 from . import gains, mutants, regions
 from .gains import Fit
@@ -51,12 +51,14 @@ class Explanation:
 @dataclass(frozen=True)
 class Seen:
     """What a run saw: the cases on which a gradient failed, the smallest that were made of those, and ordinary cases on which none
-    did. `repeats` says whether what failed is due to fail again."""
+    did. `repeats` says whether what failed is due to fail again, `remembers` whether a check of state failed, so that only a new
+    instance is asked as the first was."""
 
     failing: tuple[Spec, ...] = ()
     smallest: tuple[Case, ...] = ()
     right: tuple[Spec, ...] = ()
     repeats: bool = False
+    remembers: bool = False
 
 
 NOTHING = Seen()
@@ -67,6 +69,8 @@ def explained(verdict: Verdict, faces: list[Candidate]) -> Verdict:
     `heat`, where a failing case can be followed through time. `faces` are the candidates as declared; what was judged under
     another declaration is asked under that one."""
     faces, verdict = list(verdict.faces) or faces, replace(verdict, faces=())  # the verdict is a value again, without foreign code
+    if any(r.id == "forward.initial_state" and r.outcome == FAIL for r in verdict.results):
+        return verdict  # with the states that it is given it is another function, and its gradients belong to that
     if verdict.kind != "textbook" or not any(r.chapter == "grad" and r.outcome == FAIL for r in verdict.results):
         return verdict
     for dtype in verdict.dtypes:
@@ -76,7 +80,10 @@ def explained(verdict: Verdict, faces: list[Candidate]) -> Verdict:
             continue
         for face in faces:
             seen = _seen(verdict, face, dtype, repeats=arithmetic == dtype and len(faces) == 1)
-            if (told := diagnose(face, tol.PRECISIONS[arithmetic], seen)) is not None:
+            told = diagnose(face, tol.PRECISIONS[arithmetic], seen)
+            if told is None and arithmetic != dtype and (remark := held_coarsely(face, tol.PRECISIONS[dtype])):
+                told = Explanation((), (), 0.0, (), remarks=(remark,))
+            if told is not None:
                 return replace(verdict, explanation=told, heat=_followed(verdict, face, dtype))
     wrong = [r.id.split(".")[1] for r in verdict.failures() if r.chapter == "grad" and np.isfinite(r.worst.ratio)]
     return replace(verdict, explanation=Explanation((), (), 0.0, tuple(dict.fromkeys(wrong)))) if wrong else verdict
@@ -93,7 +100,8 @@ def _seen(verdict: Verdict, face: Candidate, dtype: str, repeats: bool) -> Seen:
     shown = {id(c.inputs): Case(c.spec, c.inputs, c.cotangents) for r in failed if (c := r.counterexample) is not None}
     ordinary = [fitted(spec, face) for spec in CORNERS if spec.regime == "ordinary" and spec.memory == "plain"]
     right = tuple(spec for spec in ordinary if spec not in failing)
-    return Seen(tuple(failing)[:HELD], tuple(shown.values()), right, repeats)
+    remembers = any(r.chapter == "state" and r.dtype == dtype for r in verdict.failures())
+    return Seen(tuple(failing)[:HELD], tuple(shown.values()), right, repeats, remembers)
 
 
 def diagnose(face: Candidate, precision: tol.Precision, seen: Seen = NOTHING) -> Explanation | None:
@@ -106,9 +114,12 @@ def diagnose(face: Candidate, precision: tol.Precision, seen: Seen = NOTHING) ->
     if remark := odd_shapes(bench):
         return Explanation((), (), 0.0, (), remarks=(remark,))
     cases = [*(bench.case(spec) for spec in seen.failing), *(case for case in seen.smallest if case.model == face.model)]
-    answers = [regions.fails(bench, case) for case in cases]
+    anew = [replace(bench, instance=face.make()) if seen.remembers and face.factory else bench for _ in cases]
+    answers = [regions.fails(one, case) for one, case in zip(anew, cases, strict=True)]
     if seen.repeats and 2 * answers.count(False) > len(answers):
         remark = f"{answers.count(False)} of {len(answers)} cases that failed are right when they are asked again: {UNSTEADY}"
+        return Explanation((), (), 0.0, (), remarks=(remark,))
+    if remark := held_coarsely(face, precision):
         return Explanation((), (), 0.0, (), remarks=(remark,))
     failing = [case for case, answer in zip(cases, answers, strict=True) if answer]
     right = [bench.case(spec) for spec in seen.right if spec.ordinary and spec.cotangents == "all"]
@@ -159,6 +170,17 @@ def odd_shapes(bench: Bench) -> str:
             axes = "transposed" if len(order) == 2 else f"with axes {' and '.join(str(n) for n, k in enumerate(order) if n != k)} exchanged"
             return f"the gradient{'s' * (len(odd) > 1)} of {', '.join(odd)} come{'s' * (len(odd) == 1)} back {axes}, and all else is right"
     return ""
+
+
+def held_coarsely(face: Candidate, precision: tol.Precision) -> str:
+    """What makes all errors as small and as changeable as rounding at a lower precision; else nothing."""
+    bench = Bench(face, precision, face.make())
+    try:
+        lower = held_in(bench, [bench.case(fitted(Spec(size, seed=100 + n), face)) for n, size in enumerate(SIZES)])
+    except Finding:
+        return ""
+    known = f"every error is one that rounding to {lower} makes, and is another one where numbers are a few roundings away"
+    return f"{known}: something on the way, what is carried from step to step or a buffer, is held in {lower}" if lower else ""
 
 
 def second_bias(face: Candidate, asked: list[Probe], sound: Sequence[Probe] = ()) -> Explanation | None:

@@ -56,7 +56,8 @@ def edges_of(probe: Probe) -> tuple[Edge, ...]:
 
 def groups_of(probe: Probe) -> tuple[Edge, ...]:
     if probe.head is None:
-        return tuple(g for g in GROUPS if "dh<-s_h" not in g.members or probe.cotangents["h_T"].any())
+        separate = probe.cotangents["h_T"].any()
+        return tuple(g for g in GROUPS if separate or "dh<-s_h" not in g.members or g.id == "every gradient")
     everything = Edge("every gradient", "F:loss", "every gradient", ("dv",))
     return (*(g for g in GROUPS if not {"dh<-s", "dh<-s_h"} & set(g.members)), *HEAD_GROUPS, everything)
 

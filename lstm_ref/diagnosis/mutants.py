@@ -14,6 +14,7 @@ import textwrap
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
+from itertools import permutations
 
 import numpy as np
 
@@ -56,7 +57,7 @@ def bank() -> tuple[Mutant, ...]:
 @cache
 def known() -> tuple[Mutant, ...]:
     """The bank, and mistakes that are named like its mutants and are none of those that `power` counts."""
-    return (*bank(), *_beside_the_bank())
+    return (*bank(), *_beside_the_bank(), *_of_other_gates(), *_of_other_positions())
 
 
 def right(trace, s: dict, head: tuple | None = None) -> Gradients:
@@ -324,16 +325,63 @@ def _written() -> Iterator[Mutant]:
 
 def _beside_the_bank() -> Iterator[Mutant]:
     carry, da_f = "dc_next = dc[t] * f[t]", "da.f[t] = df[t] * f[t] * (1 - f[t])"
-    slope = "(1 - tanh_c[t] ** 2)"
+    slope, z = "(1 - tanh_c[t] ** 2)", "outer_sum(da.all, z)"
+    parts = "W_h, W_x = np.ascontiguousarray(W[..., :H]), W[..., H:]"
     table = [
         ("dc_next takes da_o for o", "carry", "B:carry", carry, f"dc_next = (dc[t] - dh[t] * o[t] * {slope} + dh[t] * da.o[t] * {slope}) * f[t]"),
         ("dc_next takes do for o", "carry", "B:carry", carry, f"dc_next = (dc[t] - dh[t] * o[t] * {slope} + dh[t] * do[t] * {slope}) * f[t]"),
         ("df and di exchanged", "gate", "B:gates", da_f, f"df[t], di[t] = di[t].copy(), df[t].copy(); {da_f}"),
         ("dW of the first row only", "reduction", "B:weights", "outer_sum(da.all, z)", "outer_sum(da.all[:, :1], z[:, :1])"),
         ("db of the first row only", "reduction", "B:biases", "step_sum(da.all)", "step_sum(da.all[:, :1])"),
+        ("dW of h comes back transposed", "transpose", "B:weights", z, f"np.concatenate([np.concatenate([q[:, :H].T, q[:, H:]], 1) for q in np.split({z}, 4)])"),
+        ("dW has the columns of x first", "split", "B:weights", z, "outer_sum(da.all, np.roll(z, -H, -1))"),
+        ("dW has the columns of h first, where those of x are due", "split", "B:weights", z, "outer_sum(da.all, np.roll(z, H, -1))"),
+        ("dz of [h, x] is split as [x, h]", "split", "B:split", parts, "W_h, W_x = W[..., -H:], W[..., :-H]"),
+        ("dz of [x, h] is split as [h, x]", "split", "B:split", parts, "W_h, W_x = np.split(np.roll(W, -H, -1), [H], -1)"),
+        ("dh_next through W_x where D = H", "transpose", "B:concat", parts, f"{parts}; W_h = W_x if W_x.shape == W_h.shape else W_h"),
+        ("W_x not transposed where D = H", "transpose", "B:concat", "rows(da.all, W_x)", "rows(da.all, W_x if W_x.shape != W_h.shape else np.concatenate([q.T for q in np.split(W_x, 4)]))"),
     ]  # fmt: skip
     for words, kind, label, old, new in table:
         yield _substituted(f"{kind}:{words}", kind, label, words, old, new)
+
+
+def _of_other_gates() -> Iterator[Mutant]:
+    """One gate for another, where the bank does not have it: any order of all of them, one letter in σ', one transpose."""
+    back = "dz[t, ..., :H] = da.all[t] @ W_h"
+    for n, k in enumerate(GATES):
+        words = f"W_{k} of h not transposed"
+        new = f"dz[t, ..., :H] = da.all[t] @ np.concatenate([q.T if n == {n} else q for n, q in enumerate(np.split(W_h, 4))])"
+        yield _substituted(f"transpose:{words}", "transpose", "B:concat", words, back, new)
+    for order in permutations(GATES):
+        if sum(one != two for one, two in zip(order, GATES, strict=True)) > 2:  # two that are exchanged are of the bank
+            words = ", ".join(f"da_{one} is da_{two}" for one, two in zip(GATES, order, strict=True) if one != two)
+            new = f"da.all[t] = np.concatenate([{', '.join(f'da.{k}[t]' for k in order)}], -1); {back}"
+            yield _substituted(f"gate:{words}", "gate", "B:preact", words, back, new)
+    for k, other in permutations("fio", 2):
+        old = f"{k}[t] * (1 - {k}[t])"
+        for words, new in (
+            (f"{other} for the first {k}", f"{other}[t] * (1 - {k}[t])"),
+            (f"1 − {other} for 1 − {k}", f"{k}[t] * (1 - {other}[t])"),
+        ):
+            yield _substituted(f"derivative:da_{k}:{words}", "derivative", "B:preact", f"da_{k}: {words} in {k}(1 − {k})", old, new)
+
+
+def _of_other_positions() -> Iterator[Mutant]:
+    """The weight or the class of another position in the gradient of the softmax, or that weight as something else."""
+    dv, eye = "w[..., None] * head.y_hat - w[..., None] * onehot", "np.eye(W_v.shape[0])[y]"
+    table = [
+        ("its weight squared", dv, f"w[..., None] * ({dv})"),
+        ("its weight as a mask of ones and zeros", dv, "(w[..., None] != 0) * (head.y_hat - onehot)"),
+        ("the weight of the first row for all", dv, "w[:, :1, None] * (head.y_hat - onehot)"),
+        ("the weight of the first step for all", dv, "w[:1, :, None] * (head.y_hat - onehot)"),
+        ("the class of the first row for all", eye, f"{eye}[:, :1]"),
+        ("the class of the step before", eye, f"np.roll({eye}, 1, 0)"),
+        ("the classes of all rows in every row", eye, f"{eye}.max(1, keepdims=True)"),
+        ("only the class's own entry", dv, "w[..., None] * (head.y_hat - onehot) * onehot"),
+    ]
+    for words, old, new in table:
+        words = f"softmax gradient: {words}"
+        yield _substituted(f"softmax:{words}", "softmax", "B:logits", words, old, new, objectives.softmax_backward)
 
 
 # --- changes to gradients on their way out ------------------------------------------------------------------------------

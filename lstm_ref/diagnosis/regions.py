@@ -27,6 +27,7 @@ BASE = Sizes(4, 2, 3, 5, 3)
 SEEDS = (400, 401, 402)
 TRIED = {"T": (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16, 20, 30), "B": (1, 2, 3, 4, 5, 8), "D": (1, 2, 3, 4, 5, 7, 8, 9, 16, 17, 33)}
 TRIED["H"] = TRIED["D"]
+CLASSES = {"K": (2, 3, 4, 5, 8)}  # of a model
 LARGE = 20
 FINE = 1.02  # ratio of the right and the wrong side of a threshold at which the search for it ends
 BESIDE = 1.03  # how far from a threshold, as a ratio, other cases must agree with it
@@ -123,7 +124,7 @@ def _wrong(bench: Bench, found: Judged, answer: contract.Answer) -> bool | None:
 
 def _sizes(bench: Bench) -> Iterator[Region]:
     alone: dict[str, int] = {}
-    for axis, tried in TRIED.items():
+    for axis, tried in (TRIED | CLASSES if bench.candidate.model else TRIED).items():
         seen: dict[int, bool | None] = {}
         for size in tried:
             _try(bench, axis, size, seen)
@@ -180,9 +181,13 @@ def _equal(bench: Bench, one: str, two: str) -> Iterator[Region]:
     def equal(case: Case) -> bool:
         return same(case.spec.sizes) == case.spec.sizes
 
+    def alike(case: Case) -> bool:
+        """Equal and not 1, where axes that are taken for one another are the same."""
+        return equal(case) and getattr(case.spec.sizes, one) > 1
+
     inside = [same(BASE), same(BASE._replace(**{two: getattr(BASE, two) + 1}))]
     if (n := _agree(bench, inside, [BASE])) is not None:
-        yield Region(f"{one} = {two}", 2 * n, n, same, holds=equal, must=equal)
+        yield Region(f"{one} = {two}", 2 * n, n, same, holds=equal, must=alike)
 
 
 def _exactly(value: int, _: int) -> int:

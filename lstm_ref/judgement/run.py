@@ -302,7 +302,9 @@ def evidence_of_case(bench: Bench, case: Case, wanted, with_differences: bool, w
         if with_laws:
             found |= judge_laws(bench, judged, wanted)
         if with_state:
-            found |= judge_state(bench, judged, _other(bench, judged), wanted)
+            other = _other(bench, judged)
+            broken = {k: e for k, e in other.evidence.items() if k.startswith("contract.") and e.outcome == FAIL}
+            found |= judge_state(bench, judged, other, wanted) if other.gradients is not None else broken
     return {k: v for k, v in found.items() if wanted(k)}
 
 

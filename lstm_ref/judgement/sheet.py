@@ -25,6 +25,7 @@ from .verdict import (
     PASS,
     TIMEOUT,
     UNRESOLVED,
+    WRONG_HERE,
     ZERO,
     Evidence,
     Result,
@@ -193,6 +194,8 @@ class Sheet:
         unseen = t.cases == t.unresolved or (t.needed and t.needed == t.needed_unresolved)
         if unseen and dtype in COARSE and self._too_fine(check.id):
             return replace(made, outcome=NOT_PROVIDED, reason=f"{dtype} is too coarse for it; autodiff judged the same gradients")
+        if unseen and check.id.endswith(".autodiff") and (blocked := self._another_function(made)):
+            return blocked
         if check.needed is not None and t.needed and t.needed == t.needed_unresolved:
             return replace(made, outcome=CANNOT_TELL, reason=t.worst.rule or "the tolerance is as large as the gradient")
         if check.needed is not None and t.cases == t.unresolved:
@@ -218,7 +221,7 @@ class Sheet:
     def _group_result(self, made: Result) -> Result:
         if mine := self.guilty_groups().get(made.id):
             told = ", ".join(sorted(mine)[:4]) + (" …" if len(mine) > 4 else "")
-            return replace(made, outcome=FAIL, failed=max(mine.values()), reason=f"right at ordinary points, wrong here: {told}")
+            return replace(made, outcome=FAIL, failed=max(mine.values()), reason=f"{WRONG_HERE}{told}")
         if failing := self.failing_in(made.id):
             return replace(made, outcome=NOT_RUN, reason=f"blocked by {failing[0]}, which fails elsewhere too")
         if self.tallies["contract.time"].failed:
@@ -240,15 +243,19 @@ class Sheet:
         held = any(t.cases for k, t in self.tallies.items() if k.startswith("grad.") and k.endswith(".autodiff"))
         optional = chapter == "inter" or (chapter == "forward" and name not in ("h", "c_T", "J", "initial_state"))
         optional &= name != "h_T" or "h" in self.due
-        if made.id.endswith(".autodiff") and not optional and not held:
-            for blocking in FORWARD_CHECKS:
-                if blocking in self.tallies and self.tallies[blocking].failed:
-                    return replace(made, outcome=NOT_RUN, reason=f"blocked by {blocking}: judged by differences of its own forward pass")
+        if made.id.endswith(".autodiff") and not optional and not held and (blocked := self._another_function(made)):
+            return blocked
         if broken and not optional:
             return replace(made, outcome=NOT_RUN, reason=f"blocked by {broken[0]}")
         if chapter == "grad" and name in self.due:
             return replace(made, outcome=NOT_RUN, reason="it is due, and no case judged it")
         return replace(made, outcome=NOT_PROVIDED)
+
+    def _another_function(self, made: Result) -> Result | None:
+        """A check by autodiff that said nothing where the forward pass is another function; None where that is none."""
+        broken = next((k for k in FORWARD_CHECKS if k in self.tallies and self.tallies[k].failed), None)
+        reason = f"blocked by {broken}: judged by differences of its own forward pass"
+        return replace(made, outcome=NOT_RUN, reason=reason) if broken else None
 
     def notes(self) -> list[str]:
         """What is worth saying of a run that found no failure: where σ or tanh lost accuracy."""

@@ -31,6 +31,7 @@ def judge_student(candidate: Candidate, only: str | None) -> list[Result]:
             faults = {k: told for k in thing.params if (told := student.fault(thing, k))}
             before = {k: np.array(v) for k, v in thing.params.items() if k not in faults}
             gradients, again = student.gradients_of(thing), student.gradients_of(thing)
+            moved = [k for k in before if not _same(before[k], thing.params[k])]
             losses = [student.loss_of(thing), student.loss_of(thing)]
     except Finding as finding:
         return [Result("contract.call", "float64", FAIL, 1, failed=1, reason=finding.sentence)]
@@ -39,7 +40,8 @@ def judge_student(candidate: Candidate, only: str | None) -> list[Result]:
         return [Result("contract.call", "float64", FAIL, 1, failed=1, reason=f"gradients() or loss() {what}")]
     if not np.isfinite(losses).all():
         return [Result("contract.call", "float64", FAIL, 1, failed=1, reason=f"loss() gives {losses[0]!r}; a finite number is due")]
-    moved = [k for k in before if not _same(before[k], thing.params[k])]
+    shifted = [k for k in before if k not in moved and not _same(before[k], thing.params[k])]
+    calls = [f"{call} changed {', '.join(names)}" for call, names in (("gradients()", moved), ("loss()", shifted)) if names]
     differs = [k for k in gradients if k in again and not _same(gradients[k], again[k])]
     unsteady = f"a second call gives other gradients for {', '.join(map(str, differs))}" if differs else ""
     if losses[0] != losses[1]:
@@ -51,7 +53,7 @@ def judge_student(candidate: Candidate, only: str | None) -> list[Result]:
         faults = dict.fromkeys(judged, wrong)
     results = [
         _behaviour("contract.call", wrong),
-        _behaviour("state.inputs_unmutated", f"gradients() changed {', '.join(moved)}" if moved else ""),
+        _behaviour("state.inputs_unmutated", " and ".join(calls)),
         _behaviour("state.repeat", unsteady),
         *(judged[k] if k not in faults else _blocked(k, "" if faults[k] == wrong else f": {faults[k]}") for k in thing.params),
     ]

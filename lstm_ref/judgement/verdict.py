@@ -100,6 +100,7 @@ class Result:
 
 
 BEHAVIOUR = ("contract", "state")
+WRONG_HERE = "right at ordinary points, wrong here: "  # before the checks that fail in a group of cases
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,7 @@ class Verdict:
         if self.gradientless:
             return NOT_PROVIDED
         skipped = (*BEHAVIOUR, "forward")
-        return _half(r for r in self.results if r.chapter not in skipped and not r.reason.startswith("blocked by forward."))
+        return _half(r for r in self.results if r.chapter not in skipped and not _of_forward_alone(r))
 
     @property
     def gradientless(self) -> bool:
@@ -173,6 +174,12 @@ class Verdict:
     def failures(self) -> tuple[Result, ...]:
         """The results that fail, in the order of the report."""
         return tuple(r for r in self.results if r.outcome == FAIL)
+
+
+def _of_forward_alone(r: Result) -> bool:
+    """Whether a result says of the forward pass alone what it says: blocked by it, or a group of cases in which only it fails."""
+    names, more = r.reason.partition(WRONG_HERE)[2].split(", "), r.reason.endswith("…")
+    return r.reason.startswith("blocked by forward.") or (not more and all(k.startswith("forward.") for k in names))
 
 
 def _half(results) -> str:
