@@ -461,7 +461,7 @@ def _second_biases(call: Call, due: tuple[str, ...]) -> set[str]:
 def _faults(call: Call, blocks, name: str, due: tuple[str, ...], fault: Finding, numeric: bool) -> dict[str, Finding]:
     """What is wrong with an array that came back, for every textbook block in it; nothing where it is declared as not provided, or
     has the name of something optional and holds no numbers: that is a key of the candidate's own."""
-    if all(f"{plain(k)}_gradient" in call.candidate.supports.missing for k in blocks):
+    if all({k, f"{plain(k)}_gradient"} & set(call.candidate.supports.missing) for k in blocks):
         return {}  # what is declared as not provided may be anything
     of_lstm = [k for k in blocks if k not in due and k in INNER]
     if of_lstm and not numeric:
