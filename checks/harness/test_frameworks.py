@@ -1031,3 +1031,83 @@ def test_a_torch_module_with_one_weight_is_told_a_layout_for_one_weight(tmp_path
     assert str(refused.value).endswith(
         f"parameters are lin.weight (20, 8), lin.bias (20,) for D = 3, H = 5; give the class a `layout` that names them, as in {due}"
     )
+
+
+MODULES_WITH_NAMES_OF_THEIR_OWN = """
+import torch
+
+GATES = {"f": "forget_gate", "i": "input_gate", "g": "cell_gate", "o": "output_gate"}
+
+class Words(torch.nn.Module):
+    layout = dict(order="figo", joint="hx", gates=GATES, names={"W": "{gate}.weight", "b": "{gate}.bias"})
+    cut = False
+
+    def __init__(self, D, H):
+        super().__init__()
+        for name in GATES.values():
+            setattr(self, name, torch.nn.Linear(H + D, H))
+
+    def forward(self, x, state):
+        (h, c), every = state, []
+        for x_t in x:
+            z = torch.cat([h, x_t], 1)
+            f, i, g, o = (getattr(self, name)(z) for name in GATES.values())
+            c = torch.sigmoid(f.detach() if self.cut else f) * c + torch.sigmoid(i) * torch.tanh(g)
+            h = torch.sigmoid(o) * torch.tanh(c)
+            every.append(h)
+        return torch.stack(every), (h, c)
+
+class WordsCut(Words):
+    cut = True
+
+class WordsUndeclared(Words):
+    layout = None
+
+class Misspelt(Words):
+    layout = dict(Words.layout, gates={"c": "cell_gate"})
+
+class Deep(torch.nn.Module):
+    def __init__(self, D, H, **how):
+        super().__init__()
+        self.rnn = torch.nn.LSTM(D, H, 2, bidirectional=True)
+
+class More(torch.nn.Module):
+    def __init__(self, D, H, layers):
+        super().__init__()
+
+made = torch.nn.LSTM(3, 4)
+
+def makes(D, H):
+    return torch.nn.LSTM(D, H)
+"""
+
+
+@pytest.mark.parametrize("name", ["Words", "WordsCut"])
+def test_gates_have_names_of_their_own(tmp_path, name):
+    (tmp_path / "own.py").write_text(MODULES_WITH_NAMES_OF_THEIR_OWN)
+    verdict = judged(f"torch:{tmp_path}/own.py:{name}", only="contract.*,forward.*,grad.*.autodiff")
+    assert verdict.forward == "pass", [(r.id, r.reason) for r in verdict.failures()]
+    assert verdict.gradients == ("fail" if "Cut" in name else "pass")
+    assert "Cut" not in name or "grad.x.autodiff" in {r.id for r in verdict.failures()}
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        (
+            "WordsUndeclared",
+            "layout = dict(order='figo', joint='hx', gates={'f': 'forget_gate', 'i': …, 'g': …, 'o': …}, names={'W': '{gate}.weight', "
+            "'b': '{gate}.bias'}), where {gate} stands for what gates says, else for the letter, with 'xh' for a weight on [x, h]",
+        ),
+        ("Misspelt", "layout gates has ['c']; its keys are the letters of the order 'figo'"),
+        ("Deep", "declare variant = {'layers': 2, 'direction': 'both'} in the class, or give it a `layout` that names them"),
+        ("More", "argument: 'layers'; it is built as Class(D, H): give the rest a default, or name a function of (D, H) that builds it"),
+        ("made", "it is a LSTM that is made already; one is made for each size: name its class, or a function of (D, H)"),
+    ],
+)
+def test_a_torch_module_that_cannot_be_filled_or_built_is_told_what_to_write(tmp_path, name, told):
+    (tmp_path / "own.py").write_text(MODULES_WITH_NAMES_OF_THEIR_OWN)
+    with pytest.raises(TargetError) as refused:
+        load(f"torch:{tmp_path}/own.py:{name}")
+    assert str(refused.value).endswith(told)
+    assert load(f"torch:{tmp_path}/own.py:makes")

@@ -455,7 +455,7 @@ def _second_biases(call: Call, due: tuple[str, ...]) -> set[str]:
     if layout.biases < 2 or f"{layout.name('b_h')}_gradient" in call.candidate.supports.missing:
         return set()
     suffixes = {k[len("b_c") :] for k in due if plain(k) == "b_c"}
-    return {layout.name("b_h", suffix).replace("{gate}", letter) for suffix in suffixes for letter in layout.order} & set(call.inputs)
+    return {layout.gated(layout.name("b_h", suffix), letter) for suffix in suffixes for letter in layout.order} & set(call.inputs)
 
 
 def _faults(call: Call, blocks, name: str, due: tuple[str, ...], fault: Finding, numeric: bool) -> dict[str, Finding]:
