@@ -1033,6 +1033,26 @@ def test_a_torch_module_with_one_weight_is_told_a_layout_for_one_weight(tmp_path
     )
 
 
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("pair", "pullback returned no dict; one of the outputs is due, {'h': (T, B, H), 'c_T': (B, H)} at T="),
+        (
+            "packed",
+            ": 'W_x' at T=4, B=2, D=3, H=5 (own.py:6); it is given x, h0, c0, W_f, W_i, W_c, W_o, b_f, b_i, b_c, b_o: if yours lie in another",
+        ),
+    ],
+)
+def test_a_function_in_jax_that_returns_a_pair_or_declares_no_layout_is_told(tmp_path, name, told):
+    (tmp_path / "own.py").write_text(
+        "def pair(p):\n    return p['x'], (p['h0'], p['c0'])\n\n\ndef packed(p):\n    return {'h': p['x'] @ p['W_x'].T, 'c_T': p['c0']}\n"
+    )
+    (face,) = load(f"jax:{tmp_path}/own.py:{name}")
+    bench = Bench(face, tol.PRECISIONS["float64"], face.make())
+    found = judge(bench, bench.case(cases.Spec(Sizes(4, 2, 3, 5, 2))), with_differences=False).evidence
+    assert told in found["contract.call"].rule
+
+
 MODULES_WITH_NAMES_OF_THEIR_OWN = """
 import torch
 

@@ -541,7 +541,17 @@ def guarded(call: Call, where: str, function: Callable, *args):
     except (Exception, SystemExit) as error:
         at_the_call = traceback.extract_tb(error.__traceback__)[-1].filename == __file__
         hint = f"; it is called as {CALLED_AS[where]}" if isinstance(error, TypeError) and at_the_call and where in CALLED_AS else ""
+        hint = hint or _names_sought(call, error)
         raise Finding("contract.call", f"{where} raised {in_a_line(error)} at {_at(call.sizes)}{place(error)}{hint}") from None
+
+
+def _names_sought(call: Call, error: BaseException) -> str:
+    """What the arrays are called, where one is looked for that is not given; an output that is looked for is another matter."""
+    key = error.args[0] if isinstance(error, KeyError) and error.args else None
+    outputs = {call.candidate.layout.name(k) for k in LAYER_OUTPUTS}
+    if not isinstance(key, str) or key in call.inputs or key in outputs:
+        return ""
+    return f"; it is given {', '.join(call.inputs)}: if yours lie in another way or have other names, declare a layout"
 
 
 class TimeLimit(BaseException):

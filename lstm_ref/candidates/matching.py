@@ -85,12 +85,12 @@ def _of_torch(shapes: Shapes) -> dict[str, int | str]:
     """The variant that names like torch.nn.LSTM's speak of: several layers, both directions, a projection."""
     layers = [int(found[1]) for k in shapes if (found := re.search(r"weight_hh_l(\d+)", k))]
     projections = [s[0] for k, s in shapes.items() if k.endswith("weight_hr_l0")]
-    found = {
+    said = {
         "layers": max(layers, default=0) + 1,
         "direction": "both" if any(k.endswith("weight_hh_l0_reverse") for k in shapes) else "forward",
         "projection": projections[0] if projections else 0,
     }
-    return {k: v for k, v in found.items() if v not in (1, "forward", 0)}
+    return {k: v for k, v in said.items() if v not in (1, "forward", 0)}
 
 
 def _listed(shapes: Shapes) -> str:
