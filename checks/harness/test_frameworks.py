@@ -1039,7 +1039,7 @@ def test_a_torch_module_with_one_weight_is_told_a_layout_for_one_weight(tmp_path
         ("pair", "pullback returned no dict; one of the outputs is due, {'h': (T, B, H), 'c_T': (B, H)} at T="),
         (
             "packed",
-            ": 'W_x' at T=4, B=2, D=3, H=5 (own.py:6); it is given x, h0, c0, W_f, W_i, W_c, W_o, b_f, b_i, b_c, b_o: if yours lie in another",
+            ": 'W_x' at T=4, B=2, D=3, H=5 (own.py:6); it is given x, h0, c0, W_f, W_i, W_c, W_o, b_f, b_i, b_c, b_o: if yours",
         ),
     ],
 )
