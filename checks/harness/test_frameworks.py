@@ -1034,6 +1034,18 @@ def test_a_torch_module_with_one_weight_is_told_a_layout_for_one_weight(tmp_path
 
 
 @pytest.mark.parametrize(
+    ("name", "what"), [("Stack", "a model around other layers"), ("Both", "a wrapper around other layers"), ("made", "no class")]
+)
+def test_what_is_neither_a_layer_nor_a_cell_of_keras_is_refused(tmp_path, name, what):
+    classes = "class Stack(keras.Model):\n    pass\n\n\nclass Both(keras.layers.Bidirectional):\n    pass\n"
+    (tmp_path / "own.py").write_text(f"import keras\n\n\n{classes}\n\ndef made(units):\n    return Stack()\n")
+    with pytest.raises(TargetError) as refused:
+        load(f"keras:{tmp_path}/own.py:{name}")
+    due = "a layer, as a subclass of keras.layers.LSTM or RNN, or a cell is due, built as Class(units)"
+    assert str(refused.value) == f"keras:{tmp_path}/own.py:{name}: it is {what}; {due}"
+
+
+@pytest.mark.parametrize(
     ("name", "told"),
     [
         ("pair", "pullback returned no dict; one of the outputs is due, {'h': (T, B, H), 'c_T': (B, H)} at T="),
