@@ -1143,3 +1143,14 @@ def test_a_torch_module_that_cannot_be_filled_or_built_is_told_what_to_write(tmp
         load(f"torch:{tmp_path}/own.py:{name}")
     assert str(refused.value).endswith(told)
     assert load(f"torch:{tmp_path}/own.py:makes")
+
+
+def test_what_is_of_a_framework_and_named_without_it_is_told_how_it_is_named(tmp_path):
+    (tmp_path / "own.py").write_text(MODULES_WITH_NAMES_OF_THEIR_OWN)
+    with pytest.raises(TargetError) as refused:
+        load(f"{tmp_path}/own.py:Words")
+    assert str(refused.value).endswith(f"; it is of torch: name it as torch:{tmp_path}/own.py:Words, and torch differentiates it")
+    (made,) = load(f"{tmp_path}/own.py:made")
+    assert made.remark == "it is of torch: name it as torch:module:Class, by its class, and torch differentiates it"
+    (tmp_path / "free.py").write_text("class Free:\n    def forward(self, inputs):\n        return inputs\n")
+    assert load(f"{tmp_path}/free.py:Free")[0].remark == ""
