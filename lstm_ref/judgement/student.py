@@ -30,7 +30,7 @@ def judge_student(candidate: Candidate, only: str | None) -> list[Result]:
             thing = candidate.make()
             faults = {k: told for k in thing.params if (told := student.fault(thing, k))}
             before = {k: np.array(v) for k, v in thing.params.items() if k not in faults}
-            gradients, again = student.gradients_of(thing), student.gradients_of(thing)
+            gradients, again = student.kept(student.gradients_of(thing)), student.gradients_of(thing)
             losses = [student.loss_of(thing), student.loss_of(thing)]
     except Finding as finding:
         return [Result("contract.call", "float64", FAIL, 1, failed=1, reason=finding.sentence)]
