@@ -506,6 +506,24 @@ def test_student_object_is_judged_by_its_own_loss():
     assert {r.id for r in wrong.failures()} == {"grad.W.differences", "grad.U.differences", "grad.b.differences"}
 
 
+class Accumulates(Student):
+    """Adds to arrays that it keeps and returns, as where gradients are not set to zero before each call."""
+
+    def __init__(self):
+        super().__init__()
+        self.sums = {k: np.zeros_like(v) for k, v in self.params.items()}
+
+    def gradients(self):
+        for k, v in super().gradients().items():
+            self.sums[k] += v
+        return self.sums
+
+
+def test_gradients_of_a_student_that_add_up_from_call_to_call_are_told_as_that():
+    """What was returned first changes with the second call; the gradient itself is right."""
+    assert [r.id for r in verify(Accumulates).failures()] == ["state.repeat"]
+
+
 def test_student_parameters_are_put_back():
     student = Student()
     before = {k: v.copy() for k, v in student.params.items()}

@@ -871,6 +871,135 @@ def test_a_torch_module_that_takes_its_states_in_no_form_is_told_what_each_raise
     assert "module(x, (h0, c0)); the states of one layer as (1, B, H), or as (B, H) where it takes those" in doctor.text(found, face.name)
 
 
+DUE_OF_A_MODULE = "(y, (h_n, c_n)) is due, as torch.nn.LSTM returns it"
+MODULES_CALLED_IN_OTHER_WAYS = """
+import torch
+
+class Full(torch.nn.Module):
+    cut = False
+
+    def __init__(self, D, H):
+        super().__init__()
+        self.lstm = torch.nn.LSTMCell(D, H)
+
+    def run(self, x, state=None):
+        h = c = x.new_zeros(x.shape[1], self.lstm.hidden_size)
+        (h, c), every = state or (h, c), []
+        for x_t in x:
+            h, c = self.lstm(x_t, (h.detach() if self.cut else h, c))
+            every.append(h)
+        return torch.stack(every), (h, c)
+
+class XAlone(Full):
+    supports = {"initial_state": False}
+
+    def forward(self, x):
+        return self.run(x)
+
+class IgnoresStates(XAlone):
+    def forward(self, x, state):
+        return self.run(x)
+
+class YAlone(Full):
+    supports = {"initial_state": False, "c_T": False}
+
+    def forward(self, x):
+        return self.run(x)[0]
+
+class YAloneCut(YAlone):
+    cut = True
+
+class LastAlone(Full):
+    supports = {"h": False, "c_T": False}
+
+    def forward(self, x, state):
+        return self.run(x, state)[1][0]
+
+class LastAsY(Full):
+    supports = {"h": False}
+
+    def forward(self, x, state):
+        y, (h, c) = self.run(x, state)
+        return h, (h, c)
+
+class Undeclared(Full):
+    def forward(self, x):
+        return self.run(x)
+
+class Sequence(Full):
+    def forward(self, x, state):
+        return self.run(x, state)[0]
+
+class Three(Full):
+    def forward(self, x, state):
+        y, (h, c) = self.run(x, state)
+        return y, h, c
+
+class Named(Full):
+    def forward(self, x, state):
+        y, (h, c) = self.run(x, state)
+        return {"y": y, "state": [h, c]}
+
+class Exchanged(Full):
+    def forward(self, x, state):
+        y, (h, c) = self.run(x, state)
+        return y, (c, h)
+"""
+
+
+@pytest.mark.parametrize("name", ["XAlone", "IgnoresStates", "YAlone", "YAloneCut", "LastAlone", "LastAsY"])
+def test_a_torch_module_is_called_and_read_as_what_it_declares(tmp_path, name):
+    (tmp_path / "own.py").write_text(MODULES_CALLED_IN_OTHER_WAYS)
+    verdict = judged(f"torch:{tmp_path}/own.py:{name}", only="contract.*,forward.*,grad.*.autodiff")
+    assert verdict.forward == verdict.behaviour == "pass", [(r.id, r.reason) for r in verdict.failures()]
+    assert verdict.gradients == ("fail" if "Cut" in name else "pass")
+    assert "Cut" not in name or "the part of dh_t that comes back from t+1 is missing (B:hidden)" in words.explanation(verdict)
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        (
+            "Undeclared",
+            "called as module(x, (h0, c0)), and as module(x) where it declares supports = {'initial_state': False} at T=",
+        ),
+        ("Sequence", f"returned a Tensor; {DUE_OF_A_MODULE}; one that returns y alone declares supports = {{'c_T': False}} at T="),
+        ("Three", f"returned (a Tensor, a Tensor, a Tensor); {DUE_OF_A_MODULE}; a subclass of it may put that in order"),
+        ("Named", f"returned a dict with y, state; {DUE_OF_A_MODULE}"),
+    ],
+)
+def test_a_torch_module_that_is_called_in_another_way_is_told_how(tmp_path, name, told):
+    """A batch of two and two steps, too: a tensor of two is no pair."""
+    (tmp_path / "own.py").write_text(MODULES_CALLED_IN_OTHER_WAYS)
+    (face,) = load(f"torch:{tmp_path}/own.py:{name}")
+    for sizes in (Sizes(4, 2, 3, 5, 2), Sizes(2, 2, 3, 2, 2)):
+        bench = Bench(face, tol.PRECISIONS["float64"], face.make())
+        found = judge(bench, bench.case(cases.Spec(sizes)), with_differences=False).evidence
+        assert told.replace("'", '"') in found["contract.call"].rule
+        assert "forward.h" not in found
+
+
+def test_states_that_are_exchanged_at_the_end_are_no_initial_state_that_is_ignored(tmp_path, monkeypatch):
+    """Where gates are shut h0 does not count, and h says nothing of it; what is handed over is no state, and tells of no gradient."""
+    (tmp_path / "own.py").write_text(MODULES_CALLED_IN_OTHER_WAYS)
+    shut = cases.Spec(Sizes(5, 3, 3, 4, 2), "extreme", seed=14)
+    monkeypatch.setattr(cases, "CORNERS", (*cases.CORNERS, shut))
+    verdict = judged(f"torch:{tmp_path}/own.py:Exchanged", only="contract.*,forward.*,law.time_split", sizes={})
+    assert {r.id for r in verdict.failures()} == {"forward.c_T", "forward.h_T"}
+    outcomes = {r.id: r.outcome for r in verdict.results}
+    assert (outcomes["forward.h"], outcomes["forward.initial_state"]) == ("pass", "pass")
+
+
+def test_what_torch_compile_makes_is_asked_for_gradients_more_than_once():
+    torch = pytest.importorskip("torch")
+    compiled = torch.compile(lambda x: torch.tanh(torch.tanh(x) ** 2), backend="aot_eager", dynamic=True)
+    _, pull = Layer(lambda inputs, once: {"h": compiled(inputs["x"])}).pullback({"x": np.linspace(-2, 2, 5)})
+    first, again = (pull({"h": np.ones(5)})["x"] for _ in range(2))
+    inner = np.tanh(np.linspace(-2, 2, 5))
+    np.testing.assert_allclose(first, (1 - np.tanh(inner**2) ** 2) * 2 * inner * (1 - inner**2), rtol=1e-12, atol=1e-300)
+    assert np.array_equal(first, again)
+
+
 def test_a_traceback_inside_a_message_is_told_by_the_line_at_its_end():
     inner = "Traceback of TorchScript (most recent call last):\n  File my.py, line 3\n    c = f * c\n        ~~~ <--- HERE\n"
     said = RuntimeError(f"The following operation failed in the TorchScript interpreter.\n{inner}RuntimeError: mat1 is 3-D\n")
@@ -902,3 +1031,126 @@ def test_a_torch_module_with_one_weight_is_told_a_layout_for_one_weight(tmp_path
     assert str(refused.value).endswith(
         f"parameters are lin.weight (20, 8), lin.bias (20,) for D = 3, H = 5; give the class a `layout` that names them, as in {due}"
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "what"), [("Stack", "a model around other layers"), ("Both", "a wrapper around other layers"), ("made", "no class")]
+)
+def test_what_is_neither_a_layer_nor_a_cell_of_keras_is_refused(tmp_path, name, what):
+    classes = "class Stack(keras.Model):\n    pass\n\n\nclass Both(keras.layers.Bidirectional):\n    pass\n"
+    (tmp_path / "own.py").write_text(f"import keras\n\n\n{classes}\n\ndef made(units):\n    return Stack()\n")
+    with pytest.raises(TargetError) as refused:
+        load(f"keras:{tmp_path}/own.py:{name}")
+    due = "a layer, as a subclass of keras.layers.LSTM or RNN, or a cell is due, built as Class(units)"
+    assert str(refused.value) == f"keras:{tmp_path}/own.py:{name}: it is {what}; {due}"
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("pair", "pullback returned no dict; one of the outputs is due, {'h': (T, B, H), 'c_T': (B, H)} at T="),
+        (
+            "packed",
+            ": 'W_x' at T=4, B=2, D=3, H=5 (own.py:6); it is given x, h0, c0, W_f, W_i, W_c, W_o, b_f, b_i, b_c, b_o: if yours",
+        ),
+    ],
+)
+def test_a_function_in_jax_that_returns_a_pair_or_declares_no_layout_is_told(tmp_path, name, told):
+    (tmp_path / "own.py").write_text(
+        "def pair(p):\n    return p['x'], (p['h0'], p['c0'])\n\n\ndef packed(p):\n    return {'h': p['x'] @ p['W_x'].T, 'c_T': p['c0']}\n"
+    )
+    (face,) = load(f"jax:{tmp_path}/own.py:{name}")
+    bench = Bench(face, tol.PRECISIONS["float64"], face.make())
+    found = judge(bench, bench.case(cases.Spec(Sizes(4, 2, 3, 5, 2))), with_differences=False).evidence
+    assert told in found["contract.call"].rule
+
+
+MODULES_WITH_NAMES_OF_THEIR_OWN = """
+import torch
+
+GATES = {"f": "forget_gate", "i": "input_gate", "g": "cell_gate", "o": "output_gate"}
+
+class Words(torch.nn.Module):
+    layout = dict(order="figo", joint="hx", gates=GATES, names={"W": "{gate}.weight", "b": "{gate}.bias"})
+    cut = False
+
+    def __init__(self, D, H):
+        super().__init__()
+        for name in GATES.values():
+            setattr(self, name, torch.nn.Linear(H + D, H))
+
+    def forward(self, x, state):
+        (h, c), every = state, []
+        for x_t in x:
+            z = torch.cat([h, x_t], 1)
+            f, i, g, o = (getattr(self, name)(z) for name in GATES.values())
+            c = torch.sigmoid(f.detach() if self.cut else f) * c + torch.sigmoid(i) * torch.tanh(g)
+            h = torch.sigmoid(o) * torch.tanh(c)
+            every.append(h)
+        return torch.stack(every), (h, c)
+
+class WordsCut(Words):
+    cut = True
+
+class WordsUndeclared(Words):
+    layout = None
+
+class Misspelt(Words):
+    layout = dict(Words.layout, gates={"c": "cell_gate"})
+
+class Deep(torch.nn.Module):
+    def __init__(self, D, H, **how):
+        super().__init__()
+        self.rnn = torch.nn.LSTM(D, H, 2, bidirectional=True)
+
+class More(torch.nn.Module):
+    def __init__(self, D, H, layers):
+        super().__init__()
+
+made = torch.nn.LSTM(3, 4)
+
+def makes(D, H):
+    return torch.nn.LSTM(D, H)
+"""
+
+
+@pytest.mark.parametrize("name", ["Words", "WordsCut"])
+def test_gates_have_names_of_their_own(tmp_path, name):
+    (tmp_path / "own.py").write_text(MODULES_WITH_NAMES_OF_THEIR_OWN)
+    verdict = judged(f"torch:{tmp_path}/own.py:{name}", only="contract.*,forward.*,grad.*.autodiff")
+    assert verdict.forward == "pass", [(r.id, r.reason) for r in verdict.failures()]
+    assert verdict.gradients == ("fail" if "Cut" in name else "pass")
+    assert "Cut" not in name or "grad.x.autodiff" in {r.id for r in verdict.failures()}
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        (
+            "WordsUndeclared",
+            "layout = dict(order='figo', joint='hx', gates={'f': 'forget_gate', 'i': …, 'g': …, 'o': …}, names={'W': '{gate}.weight', "
+            "'b': '{gate}.bias'}), where {gate} stands for what gates says, else for the letter, with 'xh' for a weight on [x, h]",
+        ),
+        ("Misspelt", "layout gates has ['c']; its keys are the letters of the order 'figo'"),
+        ("Deep", "declare variant = {'layers': 2, 'direction': 'both'} in the class, or give it a `layout` that names them"),
+        ("More", "argument: 'layers'; it is built as Class(D, H): give the rest a default, or name a function of (D, H) that builds it"),
+        ("made", "it is a LSTM that is made already; one is made for each size: name its class, or a function of (D, H)"),
+    ],
+)
+def test_a_torch_module_that_cannot_be_filled_or_built_is_told_what_to_write(tmp_path, name, told):
+    (tmp_path / "own.py").write_text(MODULES_WITH_NAMES_OF_THEIR_OWN)
+    with pytest.raises(TargetError) as refused:
+        load(f"torch:{tmp_path}/own.py:{name}")
+    assert str(refused.value).endswith(told)
+    assert load(f"torch:{tmp_path}/own.py:makes")
+
+
+def test_what_is_of_a_framework_and_named_without_it_is_told_how_it_is_named(tmp_path):
+    (tmp_path / "own.py").write_text(MODULES_WITH_NAMES_OF_THEIR_OWN)
+    with pytest.raises(TargetError) as refused:
+        load(f"{tmp_path}/own.py:Words")
+    assert str(refused.value).endswith(f"; it is of torch: name it as torch:{tmp_path}/own.py:Words, and torch differentiates it")
+    (made,) = load(f"{tmp_path}/own.py:made")
+    assert made.remark == "it is of torch: name it as torch:module:Class, by its class, and torch differentiates it"
+    (tmp_path / "free.py").write_text("class Free:\n    def forward(self, inputs):\n        return inputs\n")
+    assert load(f"{tmp_path}/free.py:Free")[0].remark == ""

@@ -455,13 +455,13 @@ def _second_biases(call: Call, due: tuple[str, ...]) -> set[str]:
     if layout.biases < 2 or f"{layout.name('b_h')}_gradient" in call.candidate.supports.missing:
         return set()
     suffixes = {k[len("b_c") :] for k in due if plain(k) == "b_c"}
-    return {layout.name("b_h", suffix).replace("{gate}", letter) for suffix in suffixes for letter in layout.order} & set(call.inputs)
+    return {layout.gated(layout.name("b_h", suffix), letter) for suffix in suffixes for letter in layout.order} & set(call.inputs)
 
 
 def _faults(call: Call, blocks, name: str, due: tuple[str, ...], fault: Finding, numeric: bool) -> dict[str, Finding]:
     """What is wrong with an array that came back, for every textbook block in it; nothing where it is declared as not provided, or
     has the name of something optional and holds no numbers: that is a key of the candidate's own."""
-    if all(f"{plain(k)}_gradient" in call.candidate.supports.missing for k in blocks):
+    if all({k, f"{plain(k)}_gradient"} & set(call.candidate.supports.missing) for k in blocks):
         return {}  # what is declared as not provided may be anything
     of_lstm = [k for k in blocks if k not in due and k in INNER]
     if of_lstm and not numeric:
@@ -547,7 +547,17 @@ def guarded(call: Call, where: str, function: Callable, *args):
     except (Exception, SystemExit) as error:
         at_the_call = traceback.extract_tb(error.__traceback__)[-1].filename == __file__
         hint = f"; it is called as {CALLED_AS[where]}" if isinstance(error, TypeError) and at_the_call and where in CALLED_AS else ""
+        hint = hint or _names_sought(call, error)
         raise Finding("contract.call", f"{where} raised {in_a_line(error)} at {_at(call.sizes)}{place(error)}{hint}") from None
+
+
+def _names_sought(call: Call, error: BaseException) -> str:
+    """What the arrays are called, where one is looked for that is not given; an output that is looked for is another matter."""
+    key = error.args[0] if isinstance(error, KeyError) and error.args else None
+    outputs = {call.candidate.layout.name(k) for k in LAYER_OUTPUTS}
+    if not isinstance(key, str) or key in call.inputs or key in outputs:
+        return ""
+    return f"; it is given {', '.join(call.inputs)}: if yours lie in another way or have other names, declare a layout"
 
 
 class TimeLimit(BaseException):

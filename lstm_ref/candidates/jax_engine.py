@@ -10,6 +10,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from .contract import Told, by_name
+
 SIZES = {"T": [1, 4, 7], "B": [1, 3], "D": [1, 4, 9], "H": [1, 4, 9, 17], "call_seconds": 60}
 
 
@@ -52,4 +54,7 @@ def _on_host(compiled, *trees: dict) -> dict:
     if dtype.kind == "c":
         raise TypeError("a complex step would compile every shape once more, so JAX functions are differenced by real ones")
     with jax.enable_x64(dtype == np.float64):
-        return {k: np.asarray(v) for k, v in compiled(*trees).items()}
+        found = by_name(compiled(*trees))
+        if found is None:
+            raise Told("returned no dict; one of the outputs is due, {'h': (T, B, H), 'c_T': (B, H)}")
+        return {k: np.asarray(v) for k, v in found.items()}

@@ -14,7 +14,15 @@ def is_cell(cls) -> bool:
 
 
 def made(cls, options: dict, H: int, dtype: str = "float32"):
-    """A layer or a cell, `cls(H)`, without arrays as yet. The option `masked` is about the call and not the layer's."""
+    """A layer or a cell, `cls(H)`, without arrays as yet. The option `masked` is about the call and not the layer's. Raises ValueError
+    for what is neither."""
+    import keras
+
+    if not isinstance(cls, type) or issubclass(cls, (keras.Model, keras.layers.Wrapper, keras.layers.Bidirectional)):
+        what = (
+            "no class" if not isinstance(cls, type) else f"a {'model' if issubclass(cls, keras.Model) else 'wrapper'} around other layers"
+        )
+        raise ValueError(f"it is {what}; a layer, as a subclass of keras.layers.LSTM or RNN, or a cell is due, built as Class(units)")
     how: dict[str, Any] = {} if is_cell(cls) else {"return_sequences": True, "return_state": True}
     how |= {"recurrent_initializer": "zeros"} if dtype.endswith("float16") else {}  # the default has no half precision
     return cls(H, dtype=dtype, **how, **{k: v for k, v in options.items() if k != "masked"})

@@ -39,9 +39,10 @@ class Layout:
     batch_first   x and h are (B, T, ·) instead of (T, B, ·); states stay (B, H)
     names         the candidate's name for each array: keys `x h0 c0 h h_T c_T W_v b_v y w`, and
                   `W`, `b` (joint) or `W_x`, `W_h` (split), `b_x`, `b_h` (two biases); a name of one gate's array
-                  holds "{gate}", which stands for its letter in `order`. Of a variant also `p` (peepholes), `gain`, `W_r`,
-                  `mask`, `lengths`, `zone_h`, `zone_c`, `drop_x`, `drop_h`, `drop_c_tilde`. With several layers "{layer}" stands
-                  for the layer, counted from 0, else `_l0` is appended; the reverse direction appends `_reverse`
+                  holds "{gate}", which stands for its letter in `order`, or for what `gates` says. Of a variant also `p` (peepholes),
+                  `gain`, `W_r`, `mask`, `lengths`, `zone_h`, `zone_c`, `drop_x`, `drop_h`, `drop_c_tilde`. With several layers
+                  "{layer}" stands for the layer, counted from 0, else `_l0` is appended; the reverse direction appends `_reverse`
+    gates         what "{gate}" stands for, by letter, as in {"f": "forget_gate", "i": "input_gate"}
     """
 
     order: str = "fico"
@@ -53,6 +54,7 @@ class Layout:
     forget_bias: float = 0.0
     batch_first: bool = False
     names: dict[str, str] = field(default_factory=dict)
+    gates: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self):
         if sorted(self.order.replace("g", "c")) != sorted(GATES):
@@ -69,6 +71,8 @@ class Layout:
         known = {*_GATE_KEYS, *_PLAIN_KEYS}
         if unknown := set(self.names) - known:
             raise LayoutError(f"layout names has {sorted(unknown)}; it may hold {sorted(known)}")
+        if unknown := set(self.gates) - set(self.order):
+            raise LayoutError(f"layout gates has {sorted(unknown)}; its keys are the letters of the order {self.order!r}")
 
     def name(self, key: str, suffix: str = "") -> str:
         """The candidate's name of an array, in the place that the suffix of a textbook key stands for."""
@@ -82,6 +86,10 @@ class Layout:
     def template(self, key: str) -> str:
         """The name with its {gate} and {layer}, as declared."""
         return self.names.get(key, key + "_{gate}" if key in _GATE_KEYS and not self.packed else key)
+
+    def gated(self, name: str, letter: str) -> str:
+        """A name with what stands for the gate of a letter in the place of {gate}."""
+        return name.replace("{gate}", self.gates.get(letter, letter))
 
     def name_of(self, key: str) -> str:
         """The candidate's name of a textbook array that no gate shares, "W_r.l1" say."""
@@ -142,7 +150,7 @@ def _told_apart(layout: Layout) -> Layout:
     given: dict[str, str] = {}
     for key in ("x", "h0", "c0", *(key for key, _ in layout.parts)):
         for letter in layout.order if key in _GATE_KEYS and not layout.packed else "-":
-            name, of = layout.template(key).replace("{gate}", letter), key if letter == "-" else f"{key} of gate {letter}"
+            name, of = layout.gated(layout.template(key), letter), key if letter == "-" else f"{key} of gate {letter}"
             if name in given:
                 raise LayoutError(f"layout gives the name {name!r} to {given[name]} and to {of}; each array needs a name of its own")
             given[name] = of
@@ -235,7 +243,7 @@ def blocks_in(layout: Layout, name: str, keys) -> tuple[str, ...]:
         for key, part in (*layout.parts, ("p", "p"), ("gain", "gain")):
             kind = part if part in ("b", "p", "gain") else "W"
             for letter in layout.order:
-                if layout.name(key, suffix).replace("{gate}", letter) == name:
+                if layout.gated(layout.name(key, suffix), letter) == name:
                     gates = GATES if layout.packed else (_gate(letter),)
                     return tuple(f"{kind}_{k}{suffix}" for k in gates if f"{kind}_{k}{suffix}" in keys)
     return tuple(key for key in keys if plain(key) not in _BY_GATE and layout.name_of(key) == name) or (name,)
@@ -270,7 +278,7 @@ def _join(layout: Layout, key: str, blocks: dict[str, np.ndarray], suffix: str) 
     letters = [letter for letter in layout.order if _gate(letter) in blocks]
     ordered, name = [blocks[_gate(letter)] for letter in letters], layout.name(key, suffix)
     if not layout.packed:
-        names = [name.replace("{gate}", letter) for letter in letters]
+        names = [layout.gated(name, letter) for letter in letters]
         return {n: b.T if layout.transposed else b for n, b in zip(names, ordered, strict=True)}
     joined = np.stack(ordered, axis=1 if layout.interleaved else 0)
     joined = joined.reshape(-1, *joined.shape[2:])
@@ -280,7 +288,7 @@ def _join(layout: Layout, key: str, blocks: dict[str, np.ndarray], suffix: str) 
 def _split(layout: Layout, key: str, user: dict, gates: list[str], suffix: str) -> dict[str, np.ndarray]:
     letters, name = [letter for letter in layout.order if _gate(letter) in gates], layout.name(key, suffix)
     if not layout.packed:
-        names = {_gate(letter): name.replace("{gate}", letter) for letter in letters}
+        names = {_gate(letter): layout.gated(name, letter) for letter in letters}
         return {k: user[n].T if layout.transposed else user[n] for k, n in names.items() if n in user}
     if name not in user or not letters:
         return {}

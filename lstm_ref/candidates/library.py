@@ -101,7 +101,7 @@ class Library:
     def weights(self) -> list[str]:
         """The names of the arrays in w, in the order that the header documents."""
         letters = self.layout.order[:1] if self.layout.packed else self.layout.order
-        return [self.layout.name(key).replace("{gate}", letter) for key, _ in self.layout.parts for letter in letters]
+        return [self.layout.gated(self.layout.name(key), letter) for key, _ in self.layout.parts for letter in letters]
 
     def call(self, call: str, dtype: str, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """`forward` or `vjp` on the candidate's own arrays; what the library did not write is left out."""

@@ -94,6 +94,7 @@ def plug(thing, name: str | None = None) -> list[Candidate]:
     name = name or getattr(thing, "__name__", type(thing).__name__)
     factory = isinstance(thing, type) or (callable(thing) and not _ways(thing))
     instance = _instance(thing, name) if factory else thing
+    framed = _with_its_framework(instance, name)
     make = thing if factory else lambda: thing
     params = _said(instance, "params", name)
     if is_student(instance):
@@ -106,6 +107,7 @@ def plug(thing, name: str | None = None) -> list[Candidate]:
         raise TargetError(
             f"{name} has none of the methods that the contract knows (its own: {methods}); give it forward(inputs) and "
             "vjp(inputs, cotangents), or pullback(inputs), or loss_and_gradients(inputs), or params, loss() and gradients()"
+            + (framed and f"; {framed}")
         )
     says = {k: _said(instance, k, name) for k in DECLARED}
     reduction = "sum" if says["reduction"] is None else says["reduction"]
@@ -115,7 +117,7 @@ def plug(thing, name: str | None = None) -> list[Candidate]:
         layout, supports, variant = resolve(says["layout"]), parse_supports(says["supports"]), parse_variant(says["variant"])
     except (LayoutError, ContractError, VariantError) as error:
         raise TargetError(f"{name}: {error}") from None
-    taps, remark = accepts_taps(instance), _misspelt(instance)
+    taps, remark = accepts_taps(instance), "; ".join(filter(None, (_misspelt(instance), framed if ways == ["forward"] else "")))
     return [Candidate(name, way, make, factory, layout, supports, reduction, taps, variant, remark=remark) for way in ways]
 
 
@@ -159,8 +161,17 @@ def _instance(make, name: str):
         raise TargetError(f"{name}() did not return within {LOAD_SECONDS:g} s") from None
     except Exception as error:
         raise TargetError(
-            f"{name}() raised {type(error).__name__}: {error}; name a class or function that needs no arguments, or an instance"
+            f"{name}() raised {type(error).__name__}: {error}; "
+            + (_with_its_framework(make, name) or "name a class or function that needs no arguments, or an instance")
         ) from error
+
+
+def _with_its_framework(thing, name: str) -> str:
+    """How something of a framework is named so that the framework differentiates it; empty for all else."""
+    cls = thing if isinstance(thing, type) else type(thing)
+    kind = next((k for c in cls.__mro__ if (k := c.__module__.partition(".")[0]) in FRAMEWORKS), "")
+    due = name if isinstance(thing, type) or cls.__name__ == name.rpartition(":")[2] else "module:Class, by its class"
+    return f"it is of {kind}: name it as {kind}:{due}, and {kind} differentiates it" if kind else ""
 
 
 def _attribute(module: str, path: str, target: str):

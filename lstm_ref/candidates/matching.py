@@ -6,6 +6,7 @@ What is known of a module is the shape of each of its parameters by name; no fra
 from __future__ import annotations
 
 import dataclasses
+import re
 
 import numpy as np
 
@@ -60,12 +61,36 @@ def _by_shape(layout: Layout, sizes: tuple[int, int], shapes: Shapes) -> Layout:
         names |= dict(zip(("b",) if len(found["b"]) == 1 else ("b_x", "b_h"), found["b"], strict=False))
         transposed = shapes[names["W_h"]] == (H, 4 * H)
         return dataclasses.replace(layout, packed=True, joint="split", transposed=transposed, biases=len(found["b"]), names=names)
+    raise LayoutError(f"the module's parameters are {_listed(shapes)} for D = {D}, H = {H}; {_to_declare(sizes, shapes)}")
+
+
+def _to_declare(sizes: tuple[int, int], shapes: Shapes) -> str:
+    """What a class with such parameters may declare, in words."""
+    D, H = sizes
+    if several := _of_torch(shapes):
+        return f"declare variant = {several} in the class, or give it a `layout` that names them"
     joint = any(sorted(s) == sorted(axes) for s in shapes.values() for axes in ((D + H, 4 * H), (D + H, H)))
-    one = "joint='hx', biases=1, names={'W': …, 'b': …}" if joint else "joint='split', biases=1, names={'W_x': …, 'W_h': …, 'b': …}"
-    raise LayoutError(
-        f"the module's parameters are {_listed(shapes)} for D = {D}, H = {H}; give the class a `layout` that names them, "
-        f"as in layout = dict(order='ifgo', packed=True, {one})" + (", with 'xh' for a weight on [x, h]" if joint else "")
-    )
+    if sum(sorted(s) in (sorted((D + H, H)), sorted((D, H))) for s in shapes.values()) > 2:
+        names = "{'W': '{gate}.weight', 'b': '{gate}.bias'}" if joint else "{'W_x': 'x_{gate}.weight', 'W_h': …, 'b': …}"
+        gates = "gates={'f': 'forget_gate', 'i': …, 'g': …, 'o': …}"
+        told = f"as in layout = dict(order='figo', joint='{'hx' if joint else 'split'}', {gates}, names={names})"
+        told += ", where {gate} stands for what gates says, else for the letter"
+    else:
+        one = "joint='hx', biases=1, names={'W': …, 'b': …}" if joint else "joint='split', biases=1, names={'W_x': …, 'W_h': …, 'b': …}"
+        told = f"as in layout = dict(order='ifgo', packed=True, {one})"
+    return f"give the class a `layout` that names them, {told}" + (", with 'xh' for a weight on [x, h]" if joint else "")
+
+
+def _of_torch(shapes: Shapes) -> dict[str, int | str]:
+    """The variant that names like torch.nn.LSTM's speak of: several layers, both directions, a projection."""
+    layers = [int(found[1]) for k in shapes if (found := re.search(r"weight_hh_l(\d+)", k))]
+    projections = [s[0] for k, s in shapes.items() if k.endswith("weight_hr_l0")]
+    said = {
+        "layers": max(layers, default=0) + 1,
+        "direction": "both" if any(k.endswith("weight_hh_l0_reverse") for k in shapes) else "forward",
+        "projection": projections[0] if projections else 0,
+    }
+    return {k: v for k, v in said.items() if v not in (1, "forward", 0)}
 
 
 def _listed(shapes: Shapes) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from .contract import Finding, by_name, in_a_line, kind, numbers, one_number, place
+from .contract import NUMBERS, Finding, by_name, in_a_line, kind, numbers, one_number, place
 
 
 def is_student(thing) -> bool:
@@ -38,6 +38,17 @@ def gradients_of(thing) -> dict:
     if named is None:
         raise Finding("contract.call", f"gradients() returned {kind(found)}; a dict of arrays is due, keyed as params is")
     return dict(named)
+
+
+def kept(found: dict) -> dict:
+    """The gradients with memory of their own, so that a later call that adds to them, or writes over them, is seen; others stay."""
+    copies = dict(found)
+    for k, v in found.items():
+        try:
+            copies[k] = array.copy() if (array := numbers(v)).dtype.kind in NUMBERS else v
+        except Exception:  # any conversion may fail in foreign code
+            copies[k] = v
+    return copies
 
 
 def gradient_of(found: dict, name: str, due: tuple[int, ...]) -> np.ndarray:

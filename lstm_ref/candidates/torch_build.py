@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from .contract import kind
 from .layout import LayoutError
 from .torch_tensors import write
 
@@ -28,11 +29,15 @@ def probe(cls, options: dict) -> Built:
     """A module at D and H that tell its parameters apart. Raises LayoutError where the class cannot be built for them."""
     projection = options.get("proj_size", 0)
     sizes = (3, 5 + (projection if isinstance(projection, int) else 0))
+    if not callable(cls) or not hasattr(cls, "__name__"):
+        raise LayoutError(f"it is {kind(cls)} that is made already; one is made for each size: name its class, or a function of (D, H)")
     try:
         module = build(cls, options, *sizes)
         return Built(module, sizes, {k: tuple(p.shape) for k, p in module.named_parameters()})
     except Exception as error:
-        raise LayoutError(f"building {cls.__name__}{sizes} raised {type(error).__name__}: {error}") from error
+        how = "; it is built as Class(D, H): give the rest a default, or name a function of (D, H) that builds it"
+        hint = how if isinstance(error, TypeError) and "argument" in str(error) else ""
+        raise LayoutError(f"building {cls.__name__}{sizes} raised {type(error).__name__}: {error}{hint}") from error
 
 
 def fill(module, inputs: dict) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from ..reference.variant import DATA
-from .contract import Told, in_a_line, place
+from .torch_answer import read, refused
 from .torch_cell import over_time
 
 FORMS = {"(1, B, H)": lambda s: s[None], "(B, H)": lambda s: s}  # of the states of one layer: torch's own first
+STATELESS = "none"  # the form of states that are not given
 
 
 def called(module, inputs: dict, packed: bool, taken: dict) -> dict:
@@ -21,27 +22,26 @@ def called(module, inputs: dict, packed: bool, taken: dict) -> dict:
 
 def _layer(module, taken: dict, x, h0, c0, **masks) -> dict:
     """`module(x, (h0, c0))` with states (layers · directions, B, ·); the contract has them as (B, ·) where there is one, and so
-    may the module take or return them."""
+    may the module take or return them. One that declares that it takes none is called without, if it may be."""
     forms = {"": lambda s: s} if h0.ndim > 2 else FORMS
+    limits = getattr(module, "supports", None) or {}
+    stateless = {STATELESS: None} if limits.get("initial_state") is False else {}
     answers: list[dict] = []
     raised: dict[str, Exception] = {}
-    for form in taken or forms:
+    for form in taken or (*stateless, *forms):
         try:
-            h, last = module(x, (forms[form](h0), forms[form](c0)), **masks)
-            h_T, c_T = (s[0] if h0.ndim == 2 and s.ndim == 3 and len(s) == 1 else s for s in last)
+            states = () if form == STATELESS else ((forms[form](h0), forms[form](c0)),)
+            answer = read(module(x, *states, **masks), limits, h0.ndim == 2)
         except Exception as error:  # the other form is tried, whatever it raises
             raised[form] = error
             continue
-        answers.append({"h": h, "h_T": h_T, "c_T": c_T})
-        if getattr(h, "ndim", 3) == 3:  # a packed sequence has none
+        answers.append(answer)
+        if getattr(answer.get("h"), "ndim", 3) == 3:  # a packed sequence has none
             taken[form] = True
-            return answers[-1]
+            return answer
     if answers:
         return answers[0]
-    said = {form: in_a_line(error) for form, error in raised.items()}
-    if len(set(said.values())) == 1:
-        raise next(iter(raised.values()))
-    raise Told("raised " + ", and ".join(f"{v} with states {k}" for k, v in said.items()), place(next(iter(raised.values()))))
+    raise refused(raised)
 
 
 def _packed(module, taken: dict, x, h0, c0, lengths) -> dict:

@@ -292,7 +292,9 @@ def _judge_forward(found: Judged, outputs: Answer, bench: Bench) -> bool:
         right = False
     case = found.case
     if not case.model and (case.inputs["h0"].any() or case.inputs["c0"].any()):
-        found.add("forward.initial_state", _initial_state(found, outputs, bench) if not right else Evidence(PASS))
+        h = found.evidence.get(f"forward.{bench.candidate.hidden}")
+        wrong = h is not None and h.outcome == FAIL  # else the states were used, whatever becomes of them at the end
+        found.add("forward.initial_state", _initial_state(found, outputs, bench) if wrong else Evidence(PASS))
     return right
 
 

@@ -149,6 +149,8 @@ def _time_split(bench: Bench, judged: Judged) -> Evidence | None:
         return None
     if "c_T" in supports.missing or not supports.initial_state or not {"h0", "c0"} <= set(base):
         return None
+    if _fails(judged, "forward.c_T", "forward.h_T") and not _fails(judged, f"forward.{bench.candidate.hidden}"):
+        return None  # what would be handed over is known to be no state
     t = T // 2
     s = point.cotangents
     nothing = {k: np.zeros_like(s[k]) for k in ("h_T", "c_T")}
@@ -172,6 +174,10 @@ def _time_split(bench: Bench, judged: Judged) -> Evidence | None:
         joined["x"] = np.concatenate([g1["x"], g2["x"]])
         limits["x"] = point.tolerance("x") + np.concatenate([handed_back["x"], late.tolerance("x")])
     return _agree(bench, joined, base, limits)
+
+
+def _fails(judged: Judged, *checks: str) -> bool:
+    return any((e := judged.evidence.get(check)) is not None and e.outcome == FAIL for check in checks)
 
 
 def _steps(point: Point, steps: slice) -> dict:
@@ -266,6 +272,8 @@ def _causality(bench: Bench, judged: Judged) -> Evidence | None:
     base = _base(judged)
     if T < 2 or not bench.candidate.variant.causal or bench.candidate.hidden != "h":
         return None
+    if _fails(judged, "forward.c_T", "forward.h_T") and not _fails(judged, f"forward.{bench.candidate.hidden}"):
+        return None  # what would be handed over is known to be no state
     t = T // 2
     early = np.arange(T) < t
     if "w" in point.inputs:
