@@ -182,8 +182,20 @@ def test_what_is_resolved_at_ordinary_numbers_of_any_size_is_resolved():
     assert result(sheet).outcome == "pass"
 
 
-def result(sheet):
-    return next(r for r in sheet.results("bfloat16") if r.id == "grad.b_c.autodiff")
+@pytest.mark.parametrize(("dtype", "outcome"), [("bfloat16", "not provided"), ("float32", "cannot tell")])
+def test_a_law_that_no_case_resolves_is_too_fine_for_half_precision_alone(dtype, outcome):
+    """Where autodiff judged the gradients; a law that fails fails in every precision."""
+    face = plug(CellByCell)[0]
+    sheet = Sheet({c.id: c for c in manifest([face])}, {"law.additivity", "grad.b_c.autodiff"}, due([face]))
+    for id_, evidence in (("law.additivity", Evidence("unresolved", quantity="b_c")), ("grad.b_c.autodiff", Evidence("pass", 0.1, "b_c"))):
+        sheet.add(id_, evidence, cases.CORNERS[0], model=False)
+    assert result(sheet, "law.additivity", dtype).outcome == outcome
+    sheet.add("law.additivity", Evidence("fail", 2.0, "b_c"), cases.CORNERS[0], model=False)
+    assert result(sheet, "law.additivity", dtype).outcome == "fail"
+
+
+def result(sheet, id_="grad.b_c.autodiff", dtype="bfloat16"):
+    return next(r for r in sheet.results(dtype) if r.id == id_)
 
 
 def test_tanh_through_sigmoid_is_a_note_and_excuses_nothing_else():

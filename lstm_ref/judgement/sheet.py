@@ -203,9 +203,9 @@ class Sheet:
         return replace(made, reason=next(iter(t.notes), "") if check.id.startswith("state.") else "")
 
     def _too_fine(self, id_: str) -> bool:
-        """Whether a check takes small differences of gradients that autodiff judged."""
+        """Whether a check takes sums or small differences of gradients that autodiff judged, and so sees less."""
         judged = any(t.cases for k, t in self.tallies.items() if k.startswith("grad.") and k.endswith(".autodiff"))
-        return judged and (id_.endswith(".differences") or id_ in ("law.euler", "law.symmetry"))
+        return judged and (id_.endswith(".differences") or id_.startswith("law."))
 
     def _reason(self, id_: str, t: Tally, found: tuple[str, str] | None) -> str:
         """The rule that failed, and the condition on sizes under which it does, where one is found."""
