@@ -20,6 +20,7 @@ from lstm_ref.judgement.tolerances import PRECISIONS
 TARGETS = (  # and the backend of Keras
     ("torch:", ""),
     ("torch:LSTM(num_layers=2,bidirectional=True)", ""),
+    ("torch:LSTM(bias=False,batch_first=True)", ""),
     ("torch:LSTM(proj_size=2)", ""),
     ("torch:LSTM(num_layers=2,bidirectional=True,packed=True)", ""),
     ("torch:LSTMCell", ""),
