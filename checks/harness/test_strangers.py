@@ -130,8 +130,13 @@ def test_a_law_is_not_broken_by_a_coarse_sigmoid_in_its_tail(seed):
         bench = Bench(plug(candidate)[0], tol.PRECISIONS["float64"], candidate())
         case = bench.case(cases.Spec(Sizes(2, 1, 3, 1, 2), regime="saturated", cotangents="all", seed=seed))
         found.append(judge_laws(bench, judge(bench, case), "law.symmetry".__eq__)["law.symmetry"])
-    assert [e.outcome for e in found] == ["unresolved", "fail"]
-    assert found[0].rule == "σ or tanh of absolute accuracy explains it"
+    assert [e.outcome for e in found] == ["pass", "fail"]
+
+
+def test_a_law_is_not_broken_where_gradients_bend_within_a_step():
+    bench = Bench(plug(ReferenceLayer)[0], tol.PRECISIONS["float32"], ReferenceLayer())
+    case = bench.case(cases.Spec(Sizes(6, 7, 8, 31), "large", cotangent_scale=1e-3, initial_state="zero", seed=2216640143))
+    assert judge_laws(bench, judge(bench, case, with_differences=False), "law.symmetry".__eq__)["law.symmetry"].outcome == "unresolved"
 
 
 class LossScaled(ReferenceLayer):
