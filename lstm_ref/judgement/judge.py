@@ -208,6 +208,9 @@ class Judged:
         known = self.evidence.get(check)
         self.evidence[check] = evidence if known is None else worst_of([known, evidence])
 
+    def fails(self, check: str) -> bool:
+        return check in self.evidence and self.evidence[check].outcome == FAIL
+
 
 def fitted(spec: Spec, candidate: Candidate) -> Spec:
     """The spec nearest to this one that the candidate supports."""
@@ -292,18 +295,15 @@ def _judge_forward(found: Judged, outputs: Answer, bench: Bench) -> bool:
         right = False
     case = found.case
     if not case.model and (case.inputs["h0"].any() or case.inputs["c0"].any()):
-        h = found.evidence.get(f"forward.{bench.candidate.hidden}")
-        wrong = h is not None and h.outcome == FAIL  # else the states were used, whatever becomes of them at the end
-        found.add("forward.initial_state", _initial_state(found, outputs, bench) if wrong else Evidence(PASS))
+        found.add("forward.initial_state", _initial_state(found, outputs, bench))
     return right
 
 
 def _initial_state(found: Judged, outputs: Answer, bench: Bench) -> Evidence:
-    h = bench.candidate.hidden
-    seen = outputs.arrays.get(h)
-    if seen is None or found.evidence[f"forward.{h}"].outcome != FAIL:
-        return Evidence(PASS)  # h is right with the states that were given, whatever zeros there would do
-    states = bench.candidate.supports.states
+    h, states = bench.candidate.hidden, bench.candidate.supports.states
+    if not found.fails(f"forward.{h}"):
+        return Evidence(PASS)  # the states were used, whatever becomes of them at the end
+    seen = outputs.arrays[h]
     for ignored in dict.fromkeys((states, *((k,) for k in states))):
         zeros = {k: np.zeros_like(found.point.seen[k]) for k in ignored}
         due = variants.truth(bench.candidate.variant, {**found.point.seen, **zeros}, found.case.cotangents).values[h]

@@ -303,8 +303,10 @@ def evidence_of_case(bench: Bench, case: Case, wanted, with_differences: bool, w
             found |= judge_laws(bench, judged, wanted)
         if with_state:
             other = _other(bench, judged)
-            broken = {k: e for k, e in other.evidence.items() if k.startswith("contract.") and e.outcome == FAIL}
-            found |= judge_state(bench, judged, other, wanted) if other.gradients is not None else broken
+            if other.gradients is not None:
+                found |= judge_state(bench, judged, other, wanted)
+            else:  # it broke where the first case did not
+                found |= {k: e for k, e in other.evidence.items() if k.startswith("contract.") and e.outcome == FAIL}
     return {k: v for k, v in found.items() if wanted(k)}
 
 

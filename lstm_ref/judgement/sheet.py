@@ -25,7 +25,6 @@ from .verdict import (
     PASS,
     TIMEOUT,
     UNRESOLVED,
-    WRONG_HERE,
     ZERO,
     Evidence,
     Result,
@@ -220,8 +219,10 @@ class Sheet:
 
     def _group_result(self, made: Result) -> Result:
         if mine := self.guilty_groups().get(made.id):
-            told = ", ".join(sorted(mine)[:4]) + (" …" if len(mine) > 4 else "")
-            return replace(made, outcome=FAIL, failed=max(mine.values()), reason=f"{WRONG_HERE}{told}")
+            through = tuple(sorted(mine))
+            told = ", ".join(through[:4]) + (" …" if len(mine) > 4 else "")
+            reason = f"right at ordinary points, wrong here: {told}"
+            return replace(made, outcome=FAIL, failed=max(mine.values()), reason=reason, through=through)
         if failing := self.failing_in(made.id):
             return replace(made, outcome=NOT_RUN, reason=f"blocked by {failing[0]}, which fails elsewhere too")
         if self.tallies["contract.time"].failed:

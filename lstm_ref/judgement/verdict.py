@@ -74,7 +74,8 @@ class Counterexample:
 class Result:
     """One check over the whole run, for one dtype. `reason` says why an outcome is not a plain pass. `ratios` are error ÷ tolerance
     of its resolved cases in rising order: all of them, or so many quantiles, the least and the largest among them. `failing` are
-    the cases on which it fails, `region` the condition on sizes that separates them from those that pass, where there is one."""
+    the cases on which it fails, `region` the condition on sizes that separates them from those that pass, where there is one.
+    `through` are the checks by which a group of cases fails."""
 
     id: str
     dtype: str
@@ -92,6 +93,7 @@ class Result:
     region: str = ""
     sight: Sight | None = None
     ratios: tuple[float, ...] = ()
+    through: tuple[str, ...] = ()
 
     @property
     def chapter(self) -> str:
@@ -100,7 +102,6 @@ class Result:
 
 
 BEHAVIOUR = ("contract", "state")
-WRONG_HERE = "right at ordinary points, wrong here: "  # before the checks that fail in a group of cases
 
 
 @dataclass(frozen=True)
@@ -178,8 +179,8 @@ class Verdict:
 
 def _of_forward_alone(r: Result) -> bool:
     """Whether a result says of the forward pass alone what it says: blocked by it, or a group of cases in which only it fails."""
-    names, more = r.reason.partition(WRONG_HERE)[2].split(", "), r.reason.endswith("…")
-    return r.reason.startswith("blocked by forward.") or (not more and all(k.startswith("forward.") for k in names))
+    in_a_group = bool(r.through) and all(k.startswith("forward.") for k in r.through)
+    return in_a_group or r.reason.startswith("blocked by forward.")
 
 
 def _half(results) -> str:
