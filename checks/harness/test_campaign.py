@@ -17,6 +17,7 @@ from importlib import resources
 import jsonschema
 import numpy as np
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 from lstm_ref import cli
@@ -29,6 +30,7 @@ from lstm_ref.judgement.run import evidence_of
 from lstm_ref.reference.symbols import Sizes
 from lstm_ref.report import campaign as report
 
+CI = pathlib.Path(__file__).parents[2] / "examples" / "ci"
 PLANTED = """
 import os, signal, time
 from lstm_ref.candidates.reference import ReferenceLayer
@@ -228,6 +230,43 @@ def test_failures_are_grouped_into_bugs_with_a_smallest_case_each(planted, db):
     page = pathlib.Path("campaign.html").read_text(encoding="utf-8")
     assert f"{found.failing} failing cases, 1 bug<" in page
     assert "Where in the space the failures lie" in page
+
+
+GH = """#!{python}
+import json, pathlib, sys
+
+kept = pathlib.Path("issues.json")
+issues = json.loads(kept.read_text()) if kept.exists() else []
+verb, given = sys.argv[2], dict(zip(sys.argv[3::2], sys.argv[4::2]))
+if verb == "list":
+    mark = given["--search"].removesuffix(" in:body")
+    print(json.dumps([{{"number": n}} for n, issue in enumerate(issues) if mark in issue["--body"].split()]))
+else:
+    kept.write_text(json.dumps([*issues, given]))
+"""
+
+
+def test_the_nightly_workflow_opens_one_issue_for_each_new_bug(planted, db, tmp_path):
+    """Its own lines, with a gh that keeps issues in a file: two bugs, two issues, and none on the next night."""
+    steps = yaml.safe_load((CI / "campaign-nightly.yml").read_text(encoding="utf-8"))["jobs"]["campaign"]["steps"]
+    opens = next(step["run"] for step in steps if "gh" in step.get("run", ""))
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "python").symlink_to(sys.executable)
+    (tmp_path / "bin" / "gh").write_text(GH.format(python=sys.executable), encoding="utf-8")
+    (tmp_path / "bin" / "gh").chmod(0o755)
+    drive.run([f"{planted}:Two", f"{planted}:Right"], 40, db, executor=Here(), sizes="small")
+    CliRunner().invoke(cli.app, ["campaign", "report", "--db", str(db), "--json", "campaign.json"])
+    bugs = json.loads((tmp_path / "campaign.json").read_text(encoding="utf-8"))["campaign"]["bugs"]
+    for _ in range(2):
+        path = f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}"
+        subprocess.run(["bash", "-e", "-c", opens], cwd=tmp_path, env={**os.environ, "PATH": path}, check=True)
+        issues = json.loads((tmp_path / "issues.json").read_text())
+        assert [issue["--title"] for issue in issues] == [f"{planted}:Two: {bug['bug']}"[:200] for bug in bugs]
+    assert len(issues) == 2
+    for issue, bug in zip(issues, bugs, strict=True):
+        assert bug["told"] in issue["--body"]
+        assert f"{bug['cases']} failing cases" in issue["--body"]
+        assert json.loads(issue["--body"].split("~~~json\n")[1].split("\n~~~")[0]) == bug["counterexample"]
 
 
 def test_two_faults_of_one_target_are_two_bugs(planted, db):
