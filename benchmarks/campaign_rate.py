@@ -1,8 +1,8 @@
-"""Campaign rate: cases a second on one core, how nearly two workers do twice that, what memory does, and what H costs.
+"""Campaign rate: cases a second on one core, how nearly two workers do twice that to the same bits, what memory does, what H costs.
 
 Judged is the reference (`ref:`, a layer and a model) at the default sizes in float64, as a campaign judges it: autodiff in every case,
-differences in a third, the laws and the state checks in a twentieth. One worker and two take turns, each pool warm, each time on
-cases of its own database; "÷ twice one" is the median of the ratios round by round.
+differences in a third, the laws and the state checks in a twentieth. One worker, two, and two of a Dask LocalCluster take turns at the
+same cases, each pool warm, each with a database of its own; "÷ workers × one" is the median of the ratios round by round.
 
 Memory is the resident set of the client and of its largest worker, at tenths of a long campaign of the smallest cases. The cost of a
 case is the CPU time of judging it by autodiff alone at T = 8, B = 4, D = H, against one forward and backward pass of the candidate.
@@ -12,17 +12,19 @@ case is the CPU time of judging it by autodiff alone at T = 8, B = 4, D = H, aga
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import pathlib
 import sys
 import tempfile
 import time
+from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from statistics import median
 
-from rounds import table
+from rounds import installed, table
 
-from lstm_ref.campaign import drive
+from lstm_ref.campaign import drive, store
 
 SMALL = "--small" in sys.argv
 CASES, ROUNDS, LONG = (60, 1, 300) if SMALL else (10_000, 3, 100_000)
@@ -35,17 +37,34 @@ def pool(workers: int) -> ProcessPoolExecutor:
 
 
 def rates(folder: pathlib.Path) -> list[tuple]:
-    """Cases a second with one worker and with two, in turns."""
-    pools, found = {n: pool(n) for n in (1, 2)}, {1: [], 2: []}
-    for n, hands in pools.items():  # compile, and fill the caches
-        drive.run(["ref:"], 40 * n, folder / f"warm{n}.db", executor=hands, workers=n)
-    for turn in range(ROUNDS):
-        for n, hands in pools.items():
-            found[n].append(drive.run(["ref:"], CASES, folder / f"{turn}-{n}.db", executor=hands, workers=n).rate)
-    for hands in pools.values():
-        hands.shutdown()
-    share = median(two / (2 * one) for one, two in zip(found[1], found[2], strict=True))
-    return [("one worker", CASES, median(found[1]), None), ("two workers", CASES, median(found[2]), share)]
+    """Cases a second with one worker, with two, and with two of Dask, in turns; the cases that all judge the same to the last bit."""
+    with contextlib.ExitStack() as stack:
+        hands = {name: (stack.enter_context(pool(n)), n) for name, n in (("one worker", 1), ("two workers", 2))}
+        if installed("distributed"):
+            from lstm_ref.campaign.dask import executor
+
+            hands["two workers of Dask"] = stack.enter_context(executor("local", 2))
+        found: dict[str, list[float]] = {name: [] for name in hands}
+        for name, (pooled, n) in hands.items():  # compile, and fill the caches
+            drive.run(["ref:"], 40 * n, folder / f"warm {name}.db", executor=pooled, workers=n)
+        same = CASES
+        for turn in range(ROUNDS):
+            paths = {name: folder / f"{turn} {name}.db" for name in hands}
+            for name, (pooled, n) in hands.items():
+                found[name].append(drive.run(["ref:"], CASES, paths[name], executor=pooled, workers=n).rate)
+            same = min(same, alike(paths.values()))
+    one = found["one worker"]
+    shares = {name: median(r / (n * o) for r, o in zip(found[name], one, strict=True)) for name, (_, n) in hands.items()}
+    return [(name, CASES, median(r), shares[name], same) for name, r in found.items()]
+
+
+def alike(paths: Iterable[pathlib.Path]) -> int:
+    """How many cases have the same digest of all their evidence in every database."""
+    kept = []
+    for path in paths:
+        with store.open_(path) as opened:
+            kept.append(set(opened.db.execute("SELECT k, digest FROM cases")))
+    return len(set.intersection(*kept))
 
 
 def resident(pid: int | str) -> float:
@@ -114,7 +133,7 @@ def plot(rows: list[tuple], path: str) -> None:
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
-        table(("", "cases", "cases/s", "÷ twice one"), rates(pathlib.Path(folder)))
+        table(("", "cases", "cases/s", "÷ workers × one", "same bits in all"), rates(pathlib.Path(folder)))
         print()
         table(("cases so far", "client MB", "worker MB"), memory(pathlib.Path(folder)))
     print()
