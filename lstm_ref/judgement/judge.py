@@ -286,6 +286,7 @@ def _contract_evidence(found: Judged, answer: Answer, bench: Bench) -> None:
 def _judge_forward(found: Judged, outputs: Answer, bench: Bench) -> bool:
     """Whether h and c_T (or the loss) are the textbook's here."""
     point, right = found.point, True
+    point.conditions  # noqa: B018  the oracle computes meanwhile
     there = {k: v for k, v in outputs.arrays.items() if point.rows is None or k in point.truth.values}
     blocks = [(name, seen, point.truth.values[name], name) for name, seen in there.items()]
     for name, evidence in zip(there, held_against_autodiff(found, blocks, bench), strict=True):
