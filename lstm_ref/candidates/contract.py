@@ -405,48 +405,78 @@ def answer(call: Call, returned, where: str, due: tuple[str, ...], read: tuple[s
     for name, value in named.items():
         if value is None or name not in shapes or name not in wanted:
             continue  # as if it were not there, a key of the candidate's own, or one that is not asked for
-        try:
-            array, fault = numbers(value), None
-        except Exception as error:  # any conversion may fail in foreign code
-            fault = Finding("contract.shapes", f"{where} returned a {name} that is no array ({str(error)[:LONGEST_QUOTE]})")
-        else:
-            if array.dtype.kind not in ("fc" if call.dtype.kind == "c" else "f") and array.dtype.name != "bfloat16":
-                fault = Finding(
-                    "contract.dtype", f"{where} returned {name} with dtype {array.dtype}{_odd(array.dtype)}; {call.dtype} is due"
-                )
-            elif array.shape != shapes[name]:
-                fault = Finding("contract.shapes", f"{where} returned {name} with shape {array.shape}; {shapes[name]} is due")
-                last = layout.name("h_T")
-                if where == "forward" and name == layout.name("h") and array.shape == shapes[last]:
-                    told = f'if it is the last state alone, return it as {last} and declare supports = {{"h": False}}'
-                    fault.sentence += f"; {told}"
-                both = call.candidate.variant.directions == 2 and name == layout.name("h")
-                if both and array.shape == (*shapes[name][:-1], shapes[name][-1] // 2):
-                    fault.sentence += "; the two directions lie side by side in h: their sum or mean is no h that is known here"
-            else:
-                good[name] = array.astype(np.complex128 if array.dtype.kind == "c" else np.float64)
-            if array.dtype.kind in NUMBERS or array.dtype.name == "bfloat16":
-                raw[name] = array.astype(call.dtype) if bare(value) and call.dtype.kind == "f" else array
-        if fault is not None:
+        array, fault = _checked(call, where, name, value, shapes)
+        if array is not None and (array.dtype.kind in NUMBERS or array.dtype.name == "bfloat16"):
+            raw[name] = array.astype(call.dtype) if bare(value) and call.dtype.kind == "f" else array
+        if array is not None and fault is None:
+            good[name] = array.astype(np.complex128 if array.dtype.kind == "c" else np.float64)
+        elif fault is not None:
             faults |= _faults(call, blocks_in(layout, name, tuple(known)), name, due, fault, name in raw)
     arrays = decode(layout, good, known)
     if missing := [k for k in due if k not in arrays and k not in faults]:
-        what = "output" if where == "forward" else "gradient of"
-        absent = dict.fromkeys(map(plain, missing))
-        needed = (() if layout.name("h_T") in good else ("h",)) if "h" in absent else ("h_T",) if call.candidate.hidden == "h_T" else ()
-        declared = ", ".join(f'"{k}": False' if where == "forward" else f'"{k}_gradient": False' for k in absent if k not in needed)
-        keys = ", ".join(sorted(f"{k}: None" if v is None else str(k) for k, v in named.items())) or "none"
-        renamed = [] if where == "forward" else [k for k in call.inputs if k not in named and any(f.format(k) in named for f in PREFIXED)]
-        sentence = f"{where} returned no {what} {', '.join(missing)} (keys: {keys}); "
-        sentence += f"gradients are keyed as the inputs are: name them {', '.join(renamed)}" if renamed else "return it"
-        declared = "" if renamed else declared
-        sentence += f", or declare supports = {{{declared}}}" if declared else ""
+        sentence = _no_output(call, missing, named, good) if where == "forward" else _no_gradient(call, where, missing, named)
         faults |= dict.fromkeys(missing, Finding("contract.keys", sentence))
     elif where != "forward" and (lacking := _second_biases(call, due) - {k for k, v in named.items() if v is not None}):
         declared = f'supports = {{"{layout.name("b_h")}_gradient": False}}'
         sentence = f"{where} returned no gradient of {', '.join(sorted(lacking))}, the second bias; return it, or declare {declared}"
         faults["second bias"] = Finding("contract.keys", sentence)
     return Answer(arrays, faults, raw)
+
+
+def _checked(call: Call, where: str, name: str, value, shapes: Mapping) -> tuple[np.ndarray | None, Finding | None]:
+    """What came back under a name as an array, where it is one, and what is wrong with it, where something is."""
+    try:
+        array = numbers(value)
+    except Exception as error:  # any conversion may fail in foreign code
+        return None, Finding("contract.shapes", f"{where} returned a {name} that is no array ({str(error)[:LONGEST_QUOTE]})")
+    if array.dtype.kind not in ("fc" if call.dtype.kind == "c" else "f") and array.dtype.name != "bfloat16":
+        told = f"{where} returned {name} with dtype {array.dtype}{_odd(array.dtype)}; {call.dtype} is due"
+        return array, Finding("contract.dtype", told)
+    if array.shape != shapes[name]:
+        told = f"{where} returned {name} with shape {array.shape}; {shapes[name]} is due"
+        of_h = where == "forward" and name == call.candidate.layout.name("h")
+        return array, Finding("contract.shapes", told + (_odd_h(call, array.shape, shapes) if of_h else ""))
+    return array, None
+
+
+def _odd_h(call: Call, shape: tuple[int, ...], shapes: Mapping) -> str:
+    """What an h of another shape than is due may be meant as; empty where that is not known."""
+    layout = call.candidate.layout
+    name, last = layout.name("h"), layout.name("h_T")
+    if shape == shapes[last]:
+        return f'; if it is the last state alone, return it as {last} and declare supports = {{"h": False}}'
+    if call.candidate.variant.directions == 2 and shape == (*shapes[name][:-1], shapes[name][-1] // 2):
+        return "; the two directions lie side by side in h: their sum or mean is no h that is known here"
+    return ""
+
+
+def _no_output(call: Call, missing: list[str], named: dict, good: dict) -> str:
+    """What to do about outputs that are due and did not come."""
+    layout = call.candidate.layout
+    needed: tuple[str, ...] = ()  # what cannot be done without
+    if "h" in missing and layout.name("h_T") not in good:
+        needed = ("h",)
+    elif "h" not in missing and call.candidate.hidden == "h_T":
+        needed = ("h_T",)
+    declared = _declared([k for k in dict.fromkeys(map(plain, missing)) if k not in needed])
+    return f"forward returned no output {', '.join(missing)} (keys: {_keys(named)}); return it{declared}"
+
+
+def _no_gradient(call: Call, where: str, missing: list[str], named: dict) -> str:
+    """What to do about gradients that are due and did not come, under the name of the input at least."""
+    told = f"{where} returned no gradient of {', '.join(missing)} (keys: {_keys(named)}); "
+    if renamed := [k for k in call.inputs if k not in named and any(f.format(k) in named for f in PREFIXED)]:
+        return f"{told}gradients are keyed as the inputs are: name them {', '.join(renamed)}"
+    return f"{told}return it{_declared([f'{k}_gradient' for k in dict.fromkeys(map(plain, missing))])}"
+
+
+def _keys(named: dict) -> str:
+    return ", ".join(sorted(f"{k}: None" if v is None else str(k) for k, v in named.items())) or "none"
+
+
+def _declared(absent: list[str]) -> str:
+    told = ", ".join(f'"{k}": False' for k in absent)
+    return f", or declare supports = {{{told}}}" if told else ""
 
 
 def _second_biases(call: Call, due: tuple[str, ...]) -> set[str]:
