@@ -3,8 +3,8 @@
 The bank goes through the plug-in contract at layer level in float64 and float32, with nothing but weight gradients given, in
 torch's packed layout, and, with the softmax mutants, as a model with a loss. "Named" is the mutant itself, or an explanation
 that cannot be told from it: one that predicts every gradient that is given, to rounding, on a case it was not found on. Pairs
-are two random edges with usual gains. Mutants that change nothing that is given there (what flows in on h_T, at model level)
-are left out.
+are two random edges with usual gains; two mistakes are a random mutant and one in what forms a gradient that nothing else is formed
+from. Mutants that change nothing that is given there (what flows in on h_T, at model level) are left out.
 
     python benchmarks/diagnosis.py [--every N]       only every N-th mutant
 """
@@ -32,6 +32,7 @@ from lstm_ref.judgement.tolerances import PRECISIONS
 from lstm_ref.reference.symbols import LAYER_INPUTS, Sizes, shape
 
 PAIRS, SEED = 40, 5
+LEAF = ("B:weights", "B:biases", "B:split", "B:initial")
 HELD_OUT = (Sizes(6, 4, 3, 5, 4),)
 PACKED = Layout(order="ifgo", packed=True, joint="split")
 
@@ -124,6 +125,20 @@ def pairs() -> tuple:
     return "pairs of edges", "float64", PAIRS, right, 100 * right / PAIRS, median(seconds), max(seconds)
 
 
+def two_mistakes() -> tuple:
+    changes = [m for m in mutants.bank() if m.change is not None and not m.model]
+    leaves, rest = ([m for m in changes if (m.label in LEAF) is leaf] for leaf in (True, False))
+    rng, right, seconds = np.random.default_rng(SEED), 0, []
+    for _ in range(PAIRS):
+        one, two = rest[rng.integers(len(rest))], leaves[rng.integers(len(leaves))]
+        face = face_of(mutants.Mutant("two", "two", "", "", mutants.run_of(one.change, two.change)))
+        began = time.perf_counter()
+        found = explain(face, PRECISIONS["float64"])
+        seconds.append(time.perf_counter() - began)
+        right += found is not None and any(one.words in text and two.words in text for _, text in found.names)
+    return "two mistakes", "float64", PAIRS, right, 100 * right / PAIRS, median(seconds), max(seconds)
+
+
 def main() -> None:
     every = int(sys.argv[sys.argv.index("--every") + 1]) if "--every" in sys.argv else 1
     bank = list(mutants.bank())[::every]
@@ -135,6 +150,7 @@ def main() -> None:
         row("packed as torch's", layer, packed, "float64"),
         row("everything as a model", [replace(m, model=True) for m in bank], face_of, "float64"),
         pairs(),
+        two_mistakes(),
     ]
     table(("candidate", "dtype", "wrong", "named", "%", "median s", "max s"), rows)
 

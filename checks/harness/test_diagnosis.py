@@ -20,7 +20,7 @@ from lstm_ref.judgement.doctor import examine
 from lstm_ref.report import power as report
 from lstm_ref.report import words
 
-from .planted import FAULTS
+from .planted import FAULTS, layer, model
 from .strangers import CellByCell, KerasStyle, MeanLoss, WrongGateOrder
 
 BANK = mutants.bank()
@@ -116,6 +116,48 @@ def test_pairs_of_edges_are_found():
         found = explain(candidate(mutants.Mutant("pair", "pair", "", "", spoil)), FLOAT64)
         good += found is not None and any({e.id for e in f.edges} == {one.id, two.id} for f in found.fits)
     assert good >= 0.8 * total
+
+
+LEAF = ("B:weights", "B:biases", "B:split", "B:initial")  # where a gradient is formed that nothing else is formed from
+
+
+def test_two_mistakes_are_named_where_one_shows_in_a_few_gradients_alone():
+    changes = [m for m in BANK if m.change is not None and not m.model]
+    leaves, rest = ([m for m in changes if (m.label in LEAF) is leaf] for leaf in (True, False))
+    rng, good, total = np.random.default_rng(11), 0, 8
+    for _ in range(total):
+        one, two = rest[rng.integers(len(rest))], leaves[rng.integers(len(leaves))]
+        found = explain(candidate(mutants.Mutant("two", "two", "", "", mutants.run_of(one.change, two.change))), FLOAT64)
+        told = [text for _, text in found.names] if found else []
+        good += any(one.words in text and text.endswith(f", and {two.words}") for text in told)
+    assert good >= total - 1  # one may have an edge's gain for an equal
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        (
+            layer(("dc_next = dc[t] * f[t]", "dc_next = 0 * dc[t]"), ("step_sum(da.all)", "step_sum(da.all) / dh_out.shape[1]")),
+            "dc_next' = dc ⊙ f is missing, and every db_k is averaged over the batch (B:carry and B:biases)",
+        ),
+        (
+            layer(("dc_next = dc[t] * f[t]", "dc_next = 0 * dc[t]"), ("outer_sum(da.all, z)", "outer_sum(da.all[:-1], z[:-1])")),
+            "",  # the last step left out of dW is no mistake of the bank
+        ),
+        (
+            model(
+                ("dv = w[..., None] * head.y_hat - w[..., None] * onehot", "dv = head.y_hat - onehot"),
+                ("step_sum(dv)", "step_sum(dv[:, -1:])"),
+            ),
+            "softmax gradient: without its weight, and softmax gradient: db_v of the last row (B:logits and B:output-layer)",
+        ),
+    ],
+)
+def test_two_mistakes_in_words(wrong, told):
+    text = words.explanation(verify(wrong, only="grad.*.autodiff"))
+    assert text.startswith(
+        f"diagnosis: {told}\n  this explains all of the " if told else "diagnosis: no single term explains these gradients"
+    )
 
 
 def test_right_and_random_gradients_are_never_explained():

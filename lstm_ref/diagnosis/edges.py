@@ -6,6 +6,7 @@ batch. Lanes, an axis of their own, run many sets of gains at once.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -95,26 +96,45 @@ def gained(trace, gains: np.ndarray, s: dict, head: tuple | None = None) -> dict
     return _named(found, g, top)
 
 
+def gained_once(trace, gains: np.ndarray, s: dict, head: tuple | None, backward_pass: Callable) -> dict[str, np.ndarray]:
+    """The same for one set of gains (edges,), by another hooked backward pass than the reference's, and so without lanes, which its
+    text may not know of."""
+    g = {k: gains[n] for k, n in INDEX.items()}
+    keep, dh_out, top = _Gains(g, trace.h.shape[-1]), s["h"] * g["dh<-s"], None
+    if head is not None:
+        softmax, inputs = head
+        top = _softmax_backward(keep, softmax, trace.h, inputs["W_v"], inputs["y"], inputs["w"])
+        dh_out = dh_out + top.dh_out.value * g["dh<-dv"]
+    scaled = type(trace)(**{**vars(trace), "W": trace.W * _gains_of_W(trace, g)})
+    return _named(backward_pass(keep, scaled, dh_out, s["h_T"] * g["dh<-s_h"], s["c_T"] * g["dc<-s_c"]), g, top)
+
+
 def _in_lanes(trace, g: dict[str, np.ndarray]):
     """The trace with a lane axis after time, complex where gains may be; the gains of B:concat ride on its weights."""
-    lifted, lanes, H = dict(vars(trace)), len(g["df"]), trace.h.shape[-1]
-    scale = np.empty((lanes, *trace.W.shape), complex)
-    for n, k in enumerate(GATES):
-        scale[:, n * H : (n + 1) * H, :H] = g[f"dh_next<-da_{k}"][:, None, None]
-        scale[:, n * H : (n + 1) * H, H:] = g[f"dx<-da_{k}"][:, None, None]
-    lifted["W"] = trace.W * scale
+    lifted, lanes = dict(vars(trace)), len(g["df"])
+    lifted["W"] = trace.W * _gains_of_W(trace, g)
     for k in ("z", "f", "i", "c_tilde", "o", "c", "tanh_c", "h"):
         lifted[k] = np.broadcast_to(lifted[k][:, None], (len(lifted[k]), lanes, *lifted[k].shape[1:])).astype(complex)
     lifted["a"] = type(trace.a)(np.zeros((*lifted["c"].shape[:-1], trace.a.all.shape[-1]), complex))
     return type(trace)(**lifted)
 
 
+def _gains_of_W(trace, g: dict[str, np.ndarray]) -> np.ndarray:
+    """The gains of B:concat, as factors on the weights."""
+    H = trace.h.shape[-1]
+    scale = np.empty((*np.shape(g["df"]), *trace.W.shape), np.result_type(g["df"]))
+    for n, k in enumerate(GATES):
+        scale[..., n * H : (n + 1) * H, :H] = g[f"dh_next<-da_{k}"][..., None, None]
+        scale[..., n * H : (n + 1) * H, H:] = g[f"dx<-da_{k}"][..., None, None]
+    return scale
+
+
 class _Gains:
-    """The hook that scales terms."""
+    """The hook that scales terms, in lanes or without."""
 
     def __init__(self, gains: dict[str, np.ndarray], H: int):
-        self.g = {k: v[:, None, None] for k, v in gains.items()}
-        self.packed = {p: np.concatenate([np.repeat(gains[f"{p}_{k}"][:, None], H, 1) for k in GATES], 1) for p in ("dW", "db")}
+        self.g = {k: v[..., None, None] for k, v in gains.items()}
+        self.packed = {p: np.concatenate([np.repeat(gains[f"{p}_{k}"][..., None], H, -1) for k in GATES], -1) for p in ("dW", "db")}
         self.first = True
 
     def __call__(self, name: str, label: str, index, *terms):
@@ -130,7 +150,7 @@ class _Gains:
         if name.startswith("da."):
             return q * g[f"da_{name[3:]}"]
         if name == "dW":
-            return q * self.packed["dW"][:, :, None]
+            return q * self.packed["dW"][..., None]
         if name == "db":
             return q * self.packed["db"]
         if name in ("dW_v", "db_v"):
@@ -140,9 +160,10 @@ class _Gains:
 
 def _named(found, g: dict[str, np.ndarray], top) -> dict[str, np.ndarray]:
     H = found.dh0.shape[-1]
-    out = {"h0": found.dh0 * g["dh0"][:, None, None], "c0": found.dc0 * g["dc0"][:, None, None], "x": np.moveaxis(found.dx, 1, 0)}
+    dx = np.moveaxis(found.dx, 1, 0) if found.dx.ndim > 3 else found.dx
+    out = {"h0": found.dh0 * g["dh0"][..., None, None], "c0": found.dc0 * g["dc0"][..., None, None], "x": dx}
     for n, k in enumerate(GATES):
-        out[f"W_{k}"], out[f"b_{k}"] = found.dW[:, n * H : (n + 1) * H], found.db[:, n * H : (n + 1) * H]
+        out[f"W_{k}"], out[f"b_{k}"] = found.dW[..., n * H : (n + 1) * H, :], found.db[..., n * H : (n + 1) * H]
     if top is not None:
         out |= {"W_v": top.dW_v, "b_v": top.db_v}
     return out

@@ -1,8 +1,9 @@
 """Explain: a verdict with failing gradients in, the same verdict with the wrong term named; silent where nothing decides.
 
-First one edge with one gain, then the bank of mutants, then pairs of edges: the first kind that explains every gradient
-of every probe to rounding. Several explanations that the answers cannot tell apart are given together. What explains the wrong
-gradients and is refuted by right ones is looked for again where a condition holds.
+First one edge with one gain, then the bank of mutants, then pairs of edges, then two mistakes of which one shows in a few
+gradients alone: the first kind that explains every gradient of every probe to rounding. Several explanations that the answers cannot
+tell apart are given together. What explains the wrong gradients and is refuted by right ones is looked for again where a condition
+holds.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from ..cases import CORNERS, Case, Spec
 from ..judgement import tolerances as tol
 from ..judgement.judge import Bench, computed_in, fitted, held_in
 from ..judgement.verdict import FAIL, Verdict
-from . import gains, mutants, regions
+from . import apart, gains, mutants, regions
 from .gains import Fit
 from .heat import Heat, heat
 from .localise import Location, localise
@@ -32,7 +33,8 @@ SOMETIMES = "yet there are cases in which that would show and the gradients are 
 
 @dataclass(frozen=True)
 class Explanation:
-    """What is wrong: `fits` (edges and their gains) or `names` (mutants, as (label, words)); `equivalent` ones together.
+    """What is wrong: `fits` (edges and their gains) or `names` (mutants, or two mistakes in one line, as (label, words)); `equivalent`
+    ones together.
 
     `distance` is the largest error of the explanation in tolerances, `failing` the gradients that it explains. `regions` are
     the conditions, which the cases cannot tell apart, outside of which everything is right. Where no term explains the failures,
@@ -152,6 +154,8 @@ def explain(face: Candidate, precision: tol.Precision, region: Region | None = N
     small = probes(face, precision, (region.sizes(SMALL),), region.change)
     if small and (fits := gains.pairs(small[0], [*asked, *sound])):
         return Explanation(tuple(fits), (), fits[0].distance, failing)
+    if two := apart.pairs(asked, sound):
+        return Explanation((), tuple((label, text) for label, text, _ in two), two[0][2], failing)
     return None
 
 

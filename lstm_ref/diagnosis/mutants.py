@@ -11,7 +11,7 @@ import ast
 import copy
 import inspect
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import permutations
@@ -35,7 +35,8 @@ Gradients = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Mutant:
-    """One wrong backward pass. `run(trace, s, head)` gives its gradients; `label` is the equation it breaks."""
+    """One wrong backward pass. `run(trace, s, head)` gives its gradients; `label` is the equation it breaks. `change` is the function
+    of the reference that is changed, with the text that goes and the one that comes, where it is made so."""
 
     id: str
     kind: str
@@ -43,6 +44,7 @@ class Mutant:
     words: str
     run: Callable[..., Gradients]
     model: bool = False
+    change: tuple[Callable, str, str] | None = None
 
 
 @cache
@@ -110,26 +112,41 @@ def _source(function) -> str:
     return textwrap.dedent(inspect.getsource(function))
 
 
-def _compiled(function, old: str, new: str):
-    """The function with one piece of its text replaced."""
+def changed(function: Callable, changes: Sequence[tuple[Callable, str, str]]) -> str:
+    """The text of a function of the reference with those of the changes made that are to it, each at its one place. Raises ValueError
+    where one of them takes away the place of another."""
     source = _source(function)
-    assert source.count(old) == 1, (function.__name__, old, source.count(old))
-    scope = dict(function.__globals__)
-    exec(compile(source.replace(old, new), f"<mutant of {function.__name__}>", "exec"), scope)
-    return scope[function.__name__]
+    for of, old, new in changes:
+        if of is function:
+            if source.count(old) != 1:
+                raise ValueError(f"{function.__name__} has {source.count(old)} places of {old!r}; one is due")
+            source = source.replace(old, new)
+    return source
 
 
-def _substituted(id_: str, kind: str, label: str, words: str, old: str, new: str, function=backward.backward) -> Mutant:
+def run_of(*changes: tuple[Callable, str, str]) -> Callable[..., Gradients]:
+    """The gradients of the reference with these changes made to it, compiled when they are first asked for."""
+
     @cache
     def passes():
-        wrong = _compiled(function, old, new)
-        return (wrong, objectives.softmax_backward) if function is backward.backward else (backward.backward, wrong)
+        return [_compiled(function, changed(function, changes)) for function in (backward.backward, objectives.softmax_backward)]
 
     def run(trace, s, head=None):
         with np.errstate(all="ignore"):
             return _named(*_through(*passes(), trace, s, head))
 
-    return Mutant(id_, kind, label, words, run, function is objectives.softmax_backward)
+    return run
+
+
+def _compiled(function: Callable, source: str) -> Callable:
+    scope = dict(function.__globals__)
+    exec(compile(source, f"<mutant of {function.__name__}>", "exec"), scope)
+    return scope[function.__name__]
+
+
+def _substituted(id_: str, kind: str, label: str, words: str, old: str, new: str, function=backward.backward) -> Mutant:
+    change = (function, old, new)
+    return Mutant(id_, kind, label, words, run_of(change), function is objectives.softmax_backward, change)
 
 
 def _derivatives() -> Iterator[Mutant]:

@@ -38,13 +38,17 @@ class Probe:
 
     def distance(self, gradients: dict[str, np.ndarray]) -> np.ndarray:
         """The largest error of lanes of gradients against the answers, in tolerances: one number per lane."""
-        worst = 0.0
-        for k, seen in self.answers.items():
-            lanes = gradients[k]
-            axes = tuple(range(1, lanes.ndim))
-            size = np.maximum(np.abs(lanes).max(axis=axes), np.abs(seen).max(initial=0.0))
-            grown = np.maximum(1.0, size / max(float(np.abs(self.truth[k]).max(initial=0.0)), np.finfo(float).tiny))
-            worst = np.maximum(worst, np.abs(lanes - seen).max(axis=axes) / (self.limits[k] * grown))
+        worst: np.ndarray | float = 0.0
+        for k in self.answers:
+            worst = np.maximum(worst, self.off(k, gradients[k]))
+        return np.asarray(worst)
+
+    def off(self, k: str, lanes: np.ndarray) -> np.ndarray:
+        """The same of one gradient."""
+        seen, axes = self.answers[k], tuple(range(1, lanes.ndim))
+        size = np.maximum(np.abs(lanes).max(axis=axes), np.abs(seen).max(initial=0.0))
+        grown = np.maximum(1.0, size / max(float(np.abs(self.truth[k]).max(initial=0.0)), np.finfo(float).tiny))
+        worst = np.abs(lanes - seen).max(axis=axes) / (self.limits[k] * grown)
         return np.where(np.isnan(worst), np.inf, worst)
 
     @property

@@ -83,13 +83,14 @@ def partial(*terms) -> Sum:
     return total(terms)
 
 
-def hooked(function: Callable, multiply: Callable = product) -> Callable:
+def hooked(function: Callable, multiply: Callable = product, source: str = "") -> Callable:
     """The function with a first argument `keep(name, label, index, *terms) -> stored value` added, and its products as `multiply` has them.
+    `source` is another text of it than its own.
 
     `name` is the stored quantity ("dc", "da.f", "dW"; packed gates are "a" and "da"), `index` the place in it
     that the line fills (an `np.s_` index, or None for a whole array).
     """
-    source = textwrap.dedent(inspect.getsource(function))
+    source = source or textwrap.dedent(inspect.getsource(function))
     tree = ast.parse(source)
     _Hooks(source.splitlines()).visit(tree)
     definition = tree.body[0]

@@ -130,10 +130,11 @@ def marked(explanation: dict | None) -> dict[str, list[str]]:
             told["maybe" if n else "guilty"] += MEMBERS.get(edge["id"], ())
     told["wrong"] = [k for k, box in BOXES.items() if box.gradient in explanation["failing"]]
     for name in explanation["names"]:
-        there = edges_of(name["equation"])
-        if name["equation"] in ("B:weights", "B:biases"):  # of the sums over time and batch, those that come out wrong
-            there = tuple(k for k in told["wrong"] if k[:3] in ("dW_", "db_") and k in LINES) or there
-        told["maybe"] += there
+        for equation in name["equation"].split(" and "):
+            there = edges_of(equation)
+            if equation in ("B:weights", "B:biases"):  # of the sums over time and batch, those that come out wrong
+                there = tuple(k for k in told["wrong"] if k[:3] in ("dW_", "db_") and k in LINES) or there
+            told["maybe"] += there
     if explanation["location"] and explanation["location"]["first"]:
         told["first"] = [box_of(explanation["location"]["first"][0])]
     told["maybe"] = [k for k in dict.fromkeys(told["maybe"]) if k not in told["guilty"]]
