@@ -7,6 +7,7 @@ beside that: by one gain on it, or by a mutant that changes nothing else.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -33,6 +34,9 @@ LEAVES: tuple[tuple[str, tuple[str, ...], str], ...] = (
     *((f"dW_{k}", (f"W_{k}",), "B:weights") for k in GATES),
     *((f"db_{k}", (f"b_{k}",), "B:biases") for k in GATES),
 )
+# … and in one step alone: dh0 and dc0 of what goes from step to step, and of a gate what is its own
+_BACK = ("x", "h0", "c0")
+FIRST_STEP = (("", ("h0", "c0"), ""), ("", _BACK, ""), *(("", (f"W_{k}", f"b_{k}", *_BACK), "") for k in GATES))
 TRIED = 12  # explanations of the rest that are held against the other probes
 
 
@@ -48,34 +52,34 @@ class Mistake(NamedTuple):
     wrong: str = ""
 
 
-def pairs(asked: Sequence[Probe], sound: Sequence[Probe] = ()) -> list[tuple[str, str, float]]:
+def pairs(asked: Sequence[Probe], sound: Sequence[Probe] = (), once: Sequence[Probe] = ()) -> list[tuple[str, str, float]]:
     """Two mistakes that explain all answers together: their equations, their words and the distance in tolerances, best first.
 
-    `asked` are probes in which something is wrong, `sound` those in which nothing is; the pair must leave those right.
+    `asked` are probes in which something is wrong, `sound` those in which nothing is; the pair must leave those right. `once` are probes
+    of one time step, in which a mistake in what goes from step to step shows in dh0 and dc0 alone, and one in a gate in that gate.
     """
-    first, others = asked[0], asked[1:]
+    return _pairs(asked, LEAVES, asked, sound) or (_pairs(once, FIRST_STEP, asked, sound) if once else [])
+
+
+def _pairs(shown: Sequence[Probe], leaves, asked: Sequence[Probe], sound: Sequence[Probe]) -> list[tuple[str, str, float]]:
+    """The same, where what explains all but a leaf is looked for in the probes `shown`."""
+    first = shown[0]
     known, gradients = _mistakes(first)
     off = {k: first.off(k, lanes) for k, lanes in gradients.items()}
     spoils = {k: ~(np.abs(v - first.truth[k]).reshape(len(v), -1).max(1) <= first.limits[k]) for k, v in gradients.items()}
-    for name, leaf, label in LEAVES:
+    for name, leaf, label in leaves:
         rest = [k for k in first.answers if k not in leaf]
         if len(rest) == len(first.answers) or not set(rest) & set(first.failing):
             continue
-        explained = np.all([off[k] <= 1 for k in rest], axis=0)
+        explains = np.flatnonzero(np.all([off[k] <= 1 for k in rest], axis=0))
+        inside = np.flatnonzero(~np.any([spoils[k] for k in rest], axis=0))
         found = []
-        in_leaf = ~np.any([spoils[k] for k in rest], axis=0)
-        for one in [known[n] for n in np.flatnonzero(explained)[:TRIED]]:
-            if any(_distance(probe, one, rest) > 1 for probe in others):
+        for one in [known[n] for n in explains[:TRIED]]:
+            if any(_distance(probe, one, rest) > 1 for probe in shown[1:]):
                 continue
-            seconds = [_gain(one, name, leaf, label, asked), *(_beside(one, known[n]) for n in np.flatnonzero(in_leaf))]
-            for two in filter(None, seconds):
-                worst = 0.0
-                for probe in (*asked, *sound):
-                    worst = max(worst, _distance(probe, two, probe.answers))
-                    if worst > 1:
-                        break
-                else:
-                    found.append((f"{one.label} and {two.label}", f"{one.words}, and {two.words}", worst))
+            for two in filter(None, (_gain(one, name, leaf, label, asked), *(_beside(one, known[n]) for n in inside))):
+                if (distance := _worst(two, (*asked, *sound))) <= 1:
+                    found.append((f"{one.label} and {two.label}", f"{one.words}, and {two.words}", distance))
         if found:
             return sorted(found, key=lambda f: f[2])
     return []
@@ -113,8 +117,20 @@ def _distance(probe: Probe, mistake: Mistake, keys) -> float:
     return max((float(probe.off(k, gradients[k][None])[0]) for k in keys if k in probe.answers), default=0.0)
 
 
+def _worst(mistake: Mistake, probes: Sequence[Probe]) -> float:
+    """The largest distance to the answers of all probes, or the first above 1."""
+    worst = 0.0
+    for probe in probes:
+        worst = max(worst, _distance(probe, mistake, probe.answers))
+        if worst > 1:
+            break
+    return worst
+
+
 def _gain(one: Mistake, name: str, leaf: tuple[str, ...], label: str, asked: Sequence[Probe]) -> Mistake | None:
     """One gain on all that is left, beside the other mistake, where it means something."""
+    if not name:
+        return None
     fitted = []
     for probe in asked:
         gradients, there = one.run(probe), [k for k in leaf if k in probe.answers]
@@ -131,14 +147,24 @@ def _gain(one: Mistake, name: str, leaf: tuple[str, ...], label: str, asked: Seq
 
 
 def _beside(one: Mistake, two: Mistake) -> Mistake | None:
-    """The second mistake made beside the first; None where it is none of text, or takes away the place of the first."""
-    if two.mutant is None or two.mutant.change is None:
-        return None
+    """The second mistake made beside the first; None where neither is one of text, or one takes away the place of the other."""
+    changes = [m.mutant.change for m in (one, two) if m.mutant is not None and m.mutant.change is not None]
+    edges = [m for m in (one, two) if m.edge is not None]
     try:
-        if one.edge is None:
-            changes = [m.change for m in (one.mutant, two.mutant) if m is not None and m.change is not None]
-            return two._replace(run=_mutant_run(mutants.run_of(*changes))) if len(changes) == 2 else None
-        source = mutants.changed(backward.backward, [two.mutant.change])
+        if len(changes) == 2:
+            for function in {change[0] for change in changes}:
+                mutants.changed(function, changes)
+            return two._replace(run=_mutant_run(mutants.run_of(*changes)))
+        if len(changes) == len(edges) == 1:
+            return two._replace(run=_edge_run(edges[0].edge, edges[0].wrong, _hooked(changes[0])))
     except ValueError:
-        return None
-    return two._replace(run=_edge_run(one.edge, one.wrong, rewrite.hooked(backward.backward, source=source)))
+        pass
+    return None
+
+
+@functools.cache
+def _hooked(change: mutants.Change) -> Callable:
+    """The hooked backward pass with a change made to it. Raises ValueError where it is none of it."""
+    if change[0] is not backward.backward:
+        raise ValueError("the change is none of the backward pass")
+    return rewrite.hooked(backward.backward, source=mutants.changed(backward.backward, [change]))

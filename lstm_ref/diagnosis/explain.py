@@ -1,9 +1,9 @@
 """Explain: a verdict with failing gradients in, the same verdict with the wrong term named; silent where nothing decides.
 
-First one edge with one gain, then the bank of mutants, then pairs of edges, then two mistakes of which one shows in a few
-gradients alone: the first kind that explains every gradient of every probe to rounding. Several explanations that the answers cannot
-tell apart are given together. What explains the wrong gradients and is refuted by right ones is looked for again where a condition
-holds.
+First one edge with one gain, then the bank of mutants, then pairs of edges, then two mistakes of which one shows in a few gradients
+alone, or does so in a single time step: the first kind that explains every gradient of every probe to rounding. Several explanations
+that the answers cannot tell apart are given together. What explains the wrong gradients and is refuted by right ones is looked for
+again where a condition holds.
 """
 
 from __future__ import annotations
@@ -154,7 +154,8 @@ def explain(face: Candidate, precision: tol.Precision, region: Region | None = N
     small = probes(face, precision, (region.sizes(SMALL),), region.change)
     if small and (fits := gains.pairs(small[0], [*asked, *sound])):
         return Explanation(tuple(fits), (), fits[0].distance, failing)
-    if two := apart.pairs(asked, sound):
+    once = probes(face, precision, [region.sizes(size)._replace(T=1) for size in SIZES[:2]], region.change)
+    if two := apart.pairs(asked, sound, once):
         return Explanation((), tuple((label, text) for label, text, _ in two), two[0][2], failing)
     return None
 

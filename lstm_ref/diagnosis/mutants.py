@@ -31,12 +31,13 @@ FACTORS = {
     "mean over time": lambda n: 1 / n[0],
 }
 Gradients = dict[str, np.ndarray]
+Change = tuple[Callable, str, str]  # a function of the reference, the text that goes and the one that comes
 
 
 @dataclass(frozen=True)
 class Mutant:
-    """One wrong backward pass. `run(trace, s, head)` gives its gradients; `label` is the equation it breaks. `change` is the function
-    of the reference that is changed, with the text that goes and the one that comes, where it is made so."""
+    """One wrong backward pass. `run(trace, s, head)` gives its gradients; `label` is the equation it breaks. `change` is
+    what makes it, where that is a change of text."""
 
     id: str
     kind: str
@@ -44,7 +45,7 @@ class Mutant:
     words: str
     run: Callable[..., Gradients]
     model: bool = False
-    change: tuple[Callable, str, str] | None = None
+    change: Change | None = None
 
 
 @cache
@@ -108,11 +109,12 @@ def _gain(edge: Edge, factor) -> Callable[..., Gradients]:
 # --- substitutions in the source -------------------------------------------------------------------------------------
 
 
+@cache  # to find it takes as long as ten runs
 def _source(function) -> str:
     return textwrap.dedent(inspect.getsource(function))
 
 
-def changed(function: Callable, changes: Sequence[tuple[Callable, str, str]]) -> str:
+def changed(function: Callable, changes: Sequence[Change]) -> str:
     """The text of a function of the reference with those of the changes made that are to it, each at its one place. Raises ValueError
     where one of them takes away the place of another."""
     source = _source(function)
@@ -124,7 +126,7 @@ def changed(function: Callable, changes: Sequence[tuple[Callable, str, str]]) ->
     return source
 
 
-def run_of(*changes: tuple[Callable, str, str]) -> Callable[..., Gradients]:
+def run_of(*changes: Change) -> Callable[..., Gradients]:
     """The gradients of the reference with these changes made to it, compiled when they are first asked for."""
 
     @cache
