@@ -490,6 +490,19 @@ def test_a_state_check_whose_second_case_cannot_be_called_is_told_as_the_call():
     assert told["grad.W_f.autodiff"].outcome == "pass"
 
 
+def test_a_cotangent_that_is_looked_for_in_vain_is_told_where_it_is():
+    class WantsAll(CellByCell):
+        def pullback(self, p):
+            outputs, pull = super().pullback(p)
+            return outputs, lambda s: pull({**s, "h": s["h"] + s["h_T"] * 0})
+
+    told = {r.id: r.reason for r in verify(WantsAll, only="contract.call").failures()}["contract.call"]
+    assert "pull(cotangents) raised KeyError: 'h_T' at T=" in told
+    assert told.partition("; it is given ")[2].startswith(
+        "the cotangents of what was returned, h, c_T: what flows in on h_T is that on the last step of h"
+    )
+
+
 class HalfOfTwoBiases(KerasStyle):
     """Two biases; the gradient of the second is forgotten."""
 

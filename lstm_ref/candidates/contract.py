@@ -577,16 +577,21 @@ def guarded(call: Call, where: str, function: Callable, *args):
     except (Exception, SystemExit) as error:
         at_the_call = traceback.extract_tb(error.__traceback__)[-1].filename == __file__
         hint = f"; it is called as {CALLED_AS[where]}" if isinstance(error, TypeError) and at_the_call and where in CALLED_AS else ""
-        hint = hint or _names_sought(call, error)
+        hint = hint or _names_sought(call, error, args[-1])
         raise Finding("contract.call", f"{where} raised {in_a_line(error)} at {_at(call.sizes)}{place(error)}{hint}") from None
 
 
-def _names_sought(call: Call, error: BaseException) -> str:
-    """What the arrays are called, where one is looked for that is not given; an output that is looked for is another matter."""
+def _names_sought(call: Call, error: BaseException, given) -> str:
+    """What the arrays are called, where one is looked for that is not given: an input, or the cotangent of an output."""
     key = error.args[0] if isinstance(error, KeyError) and error.args else None
-    outputs = {call.candidate.layout.name(k) for k in LAYER_OUTPUTS}
-    if not isinstance(key, str) or key in call.inputs or key in outputs:
+    outputs = {call.candidate.layout.name(k): k for k in LAYER_OUTPUTS}
+    if not isinstance(key, str) or key in call.inputs:
         return ""
+    if key in outputs:
+        if given is call.inputs or not isinstance(given, dict) or key in given:
+            return ""
+        last = f": what flows in on {key} is that on the last step of {call.candidate.layout.name('h')}" if outputs[key] == "h_T" else ""
+        return f"; it is given the cotangents of what was returned, {', '.join(given)}{last}"
     return f"; it is given {', '.join(call.inputs)}: if yours lie in another way or have other names, declare a layout"
 
 
