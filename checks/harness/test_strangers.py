@@ -753,6 +753,20 @@ def state_of(candidate, *wanted):
     return judge_state(bench, one, two, lambda check: check.removeprefix("state.") in wanted)
 
 
+class OverflowingTanh(CellByCell):
+    """Wrong far out alone, where it is not a number: nothing is kept from call to call."""
+
+    @staticmethod
+    def tanh(a):
+        with np.errstate(over="ignore", invalid="ignore"):
+            return (np.exp(a) - np.exp(-a)) / (np.exp(a) + np.exp(-a))
+
+
+def test_a_call_that_is_not_a_number_beside_another_is_no_memory():
+    verdict = verify(OverflowingTanh, dtype="float32", only="contract.finite,forward.h,state.*")
+    assert {r.id for r in verdict.failures()} == {"contract.finite", "forward.h"}
+
+
 class KeepsBuffers(CellByCell):
     """Right numbers in arrays that the object keeps, and fills anew in the next call."""
 
