@@ -123,6 +123,15 @@ def test_what_is_carried_in_float32_is_told_from_a_small_error():
     assert "float32" not in "".join(diagnose(plug(small)[0], FLOAT64, ORDINARY).remarks)
 
 
+def test_gradients_that_are_skipped_where_they_are_small_are_not_called_rounding_to_float16():
+    at = "dz[t, ..., :H] = da.all[t] @ W_h"
+    skips = layer((at, f"da.all[t] = np.where(np.abs(da.all[t]) < 1e-4, 0, da.all[t]); {at}"))  # input value
+    told = diagnose(plug(skips)[0], tol.PRECISIONS["float32"], ORDINARY)
+    assert "float16" not in "".join(told.remarks)
+    coarse = layer(("dc_next = dc[t] * f[t]", "dc_next = (dc[t] * f[t]).astype(np.float16).astype(c.dtype)"))
+    assert "is held in float16" in diagnose(plug(coarse)[0], tol.PRECISIONS["float32"], ORDINARY).remarks[0]
+
+
 def test_a_fault_of_two_classes_is_one_of_their_number():
     class Binary(MeanLoss):
         def loss_and_gradients(self, p):

@@ -5,6 +5,7 @@ import time
 from dataclasses import replace
 from typing import ClassVar
 
+import ml_dtypes
 import numpy as np
 import pytest
 from rich.console import Console
@@ -89,6 +90,71 @@ def test_outputs_that_are_stored_in_half_precision_are_told_and_their_gradients_
     assert due in verdict.failures()[0].reason
     half = spoilt(change_gradients=lambda g: {**g, "W_f": g["W_f"] / 2}, base=StoredInHalf)
     assert "grad.W_f.autodiff" in {r.id for r in verify(half, dtype=dtype, only=only).failures()}
+
+
+class StoredInBfloat16(CellByCell):
+    """The numbers of bfloat16 lie in float16, too, as long as they are not small; their rounding is eight times as large."""
+
+    def cell(self, p, x, h, c):
+        h, c, cache = super().cell(p, x, h, c)
+        return h.astype(ml_dtypes.bfloat16).astype(h.dtype), c, cache
+
+
+class MultipliedInBfloat16(CellByCell):
+    """Right, as under autocast: pre-activations and the gradients of the weights are formed in bfloat16, states in float32."""
+
+    def cell(self, p, x, h, c):
+        z = np.hstack([h, x])
+        a = {k: _in_bfloat16(z.dot(_in_bfloat16(p["W_" + k]).T) + p["b_" + k]) for k in "fico"}
+        f, i, o, g = *(_in_bfloat16(self.sigmoid(a[k])) for k in "fio"), _in_bfloat16(self.tanh(a["c"]))
+        c_new = f * c + i * g
+        tc = self.tanh(c_new)
+        return o * tc, c_new, (z, f, i, o, g, c, tc)
+
+    def pullback(self, p):
+        outputs, pull = super().pullback(p)
+        return outputs, lambda s: {k: _in_bfloat16(v) if k[0] == "W" else v for k, v in pull(s).items()}
+
+
+def _in_bfloat16(q):
+    return q.astype(ml_dtypes.bfloat16).astype(q.dtype)
+
+
+@pytest.mark.parametrize("lstm", [StoredInBfloat16, MultipliedInBfloat16])
+def test_what_is_computed_in_bfloat16_is_not_called_float16(lstm):
+    only = "forward.*,grad.*.autodiff,numerics.effective_precision"
+    verdict = verify(lstm, dtype="float32", only=only)
+    assert {r.id for r in verdict.failures()} == {"numerics.effective_precision"}
+    due = "everything is computed in bfloat16, though float32 goes in and comes out; judged as bfloat16 from here on"
+    assert due in verdict.failures()[0].reason
+    half = spoilt(change_gradients=lambda g: {**g, "W_f": g["W_f"] / 2}, base=lstm)
+    assert "grad.W_f.autodiff" in {r.id for r in verify(half, dtype="float32", only=only).failures()}
+
+
+class FastExponential(CellByCell):
+    """Wrong: e^a is (1 + a/1024)^1024, which is off by as much as a rounding to float16."""
+
+    @staticmethod
+    def sigmoid(a):
+        return 1 / (1 + _fast_exponential(-a))
+
+    @staticmethod
+    def tanh(a):
+        return 1 - 2 / (1 + _fast_exponential(2 * a))
+
+
+def _fast_exponential(a):
+    e = 1 + np.clip(a, -88, 88) / 1024
+    for _ in range(10):
+        e = e * e
+    return e
+
+
+def test_an_error_of_mathematics_as_small_as_float16_is_not_called_its_rounding():
+    verdict = verify(FastExponential, dtype="float32", only="forward.*,grad.*.autodiff,numerics.effective_precision")
+    assert verdict.outcome == "fail"
+    assert "numerics.effective_precision" not in {r.id for r in verdict.failures()}
+    assert "float16" not in words.explanation(verdict)
 
 
 def test_no_difference_is_taken_that_rounding_hides_where_autodiff_confirms():
@@ -719,6 +785,20 @@ def state_of(candidate, *wanted):
     bench = Bench(face, tol.PRECISIONS["float64"], face.make())
     one, two = (judge(bench, bench.case(fitted(replace(cases.CORNERS[0], seed=n), face)), with_differences=False) for n in (0, 1))
     return judge_state(bench, one, two, lambda check: check.removeprefix("state.") in wanted)
+
+
+class OverflowingTanh(CellByCell):
+    """Wrong far out alone, where it is not a number: nothing is kept from call to call."""
+
+    @staticmethod
+    def tanh(a):
+        with np.errstate(over="ignore", invalid="ignore"):
+            return (np.exp(a) - np.exp(-a)) / (np.exp(a) + np.exp(-a))
+
+
+def test_a_call_that_is_not_a_number_beside_another_is_no_memory():
+    verdict = verify(OverflowingTanh, dtype="float32", only="contract.finite,forward.h,state.*")
+    assert {r.id for r in verdict.failures()} == {"contract.finite", "forward.h"}
 
 
 class KeepsBuffers(CellByCell):

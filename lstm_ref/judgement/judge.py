@@ -30,7 +30,7 @@ BY_STEP = frozenset((*INNER, "y_hat", *(f"d{k}" for k in INNER)))
 ENOUGH = 4  # failures by differences after which a gradient is not differenced again: a fourth says no more
 ENTRY_BY_ENTRY = 2  # blocks of so few entries are differenced entry by entry under complex step
 LOWER = {"float64": "float32", "float32": "float16"}  # what a dtype may silently be computed in
-HALVES = ("float16", "bfloat16")  # what the outputs of float64 or float32 may silently be stored in
+HALVES = ("bfloat16", "float16")  # what float64 or float32 may silently be stored in; numbers of the first lie in the second, too
 COMPUTED_IN = re.compile(r"computed in (\w+), though")
 CONTRACT = ("call", "time", "keys", "shapes", "dtype", "finite")
 BEYOND = "rounding alone may move every difference by as much as the gradient is; autodiff confirms it"
@@ -533,9 +533,10 @@ def measure_precision(bench: Bench, cases: list[Case]) -> Evidence:
     votes: dict[str, list[bool]] = {}
     answers = []
     try:
-        for case in cases:
-            point, blocks = _answers(bench, case)
-            answers.append(blocks)
+        found = [_answers(bench, case) for case in cases]
+        answers = [blocks for _, blocks in found]
+        lower = _coarse(bench, found) or lower
+        for case, (point, blocks) in zip(cases, found, strict=True):
             for k, seen, due, key in blocks:
                 condition = point.conditions[key]
                 own = compare(k, seen, due, condition, p).outcome == FAIL
@@ -571,6 +572,20 @@ def _half_of_h(bench: Bench, cases: list[Case], answers: list[list]) -> Precisio
     return None
 
 
+def _coarse(bench: Bench, found: list[tuple[Point, list[tuple]]]) -> Precision | None:
+    """bfloat16, where float32 is asked for and all numbers of a block that is wrong lie in it in every case. Errors of its size
+    alone do not tell: many a mistake of mathematics makes them."""
+    if bench.precision.name != "float32":
+        return None
+    half = tol.PRECISIONS["bfloat16"]
+    lies: dict[str, list[bool]] = {}
+    for point, blocks in found:
+        for k, seen, due, key in blocks:
+            wrong = lies_in(seen, half.dtype) and compare(k, seen, due, point.conditions[key], bench.precision).outcome == FAIL
+            lies.setdefault(key, []).append(wrong)
+    return half if any(all(v) and len(v) == len(found) for v in lies.values()) else None
+
+
 def computed_in(e: Evidence) -> str:
     """The precision that evidence of `measure_precision` names; empty where it names none."""
     found = COMPUTED_IN.search(e.rule)
@@ -588,19 +603,17 @@ def _answers(bench: Bench, case: Case) -> tuple[Point, list[tuple]]:
 
 
 def _rounded(bench: Bench, cases: list[Case], answers: list[list], keys: set[str], u: float) -> set[str]:
-    """Of these blocks, those whose errors are rounding: near by, where every number is a few roundings away, they are other ones.
-    An error of mathematics is nearly the same there, however small it is."""
-    found: set[str] = set()
+    """Of these blocks, those whose errors are rounding: near by, where every number is a few roundings away, they are other ones in
+    most cases. An error of mathematics is nearly the same there, however small it is."""
+    others: dict[str, list[bool]] = {key: [] for key in keys}
     for case, here in zip(cases, answers, strict=True):
-        if keys <= found:
-            break
-        before, after = (
-            {key: seen - due for _, seen, due, key in blocks if key in keys - found}
-            for blocks in (here, _answers(bench, _moved(case, tol.MOVED * u, bench.precision.dtype))[1])
-        )
-        changed = (k for k in before if k in after and np.linalg.norm(after[k] - before[k]) > tol.SAME_ERROR * np.linalg.norm(before[k]))
-        found |= set(changed)
-    return found
+        before = {key: seen - due for _, seen, due, key in here if key in keys}
+        near = _answers(bench, _moved(case, tol.MOVED * u, bench.precision.dtype))[1] if before else []
+        for _, seen, due, key in near:
+            if key in before and np.any(before[key]):
+                change = np.linalg.norm(seen - due - before[key])
+                others[key].append(bool(change > tol.SAME_ERROR * np.linalg.norm(before[key])))
+    return {key for key, v in others.items() if 2 * sum(v) > len(v)}
 
 
 def held_in(bench: Bench, cases: list[Case]) -> str:
@@ -608,13 +621,15 @@ def held_in(bench: Bench, cases: list[Case]) -> str:
     nothing is wrong, or where that does not explain it. Raises Finding."""
     p, lower = bench.precision, tol.PRECISIONS.get(LOWER.get(bench.precision.name, ""))
     found = [_answers(bench, case) for case in cases] if lower else []
-    wrong: set[str] = set()
+    wrong = []
     for point, blocks in found:
         failing = [(k, v, due, key) for k, v, due, key in blocks if compare(k, v, due, point.conditions[key], p).outcome == FAIL]
         if any(compare(k, v, due, point.conditions[key], p, lower.u).outcome == FAIL for k, v, due, key in failing):
             return ""
-        wrong |= {key for *_, key in failing}
-    return lower.name if wrong and _rounded(bench, cases, [blocks for _, blocks in found], wrong, lower.u) == wrong else ""
+        wrong.append(failing)
+    keys = {key for failing in wrong for *_, key in failing}
+    sized = any(looks_like(v, due, lower.dtype, lower.u) for failing in wrong for _, v, due, _ in failing)
+    return lower.name if sized and _rounded(bench, cases, wrong, keys, lower.u) == keys else ""
 
 
 def _moved(case: Case, by: float, dtype: np.dtype) -> Case:

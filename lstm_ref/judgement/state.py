@@ -20,7 +20,8 @@ ELSEWHERE = "of one instance changed during a call of another"
 def judge_state(bench: Bench, judged: Judged, other: Judged, wanted) -> dict[str, Evidence]:
     """Every state check that is wanted, on this case beside another one."""
     found: dict[str, Evidence] = {}
-    if not all(np.isfinite(v).all() for v in judged.gradients.arrays.values()):
+    numbers = [q for one in (judged, other) for q in (*one.values.values(), *one.gradients.arrays.values())]
+    if not all(np.isfinite(q).all() for q in numbers):
         return found  # NaN equals nothing, not even itself; contract.finite says it
     for name, check in STATE.items():
         if wanted(f"state.{name}"):

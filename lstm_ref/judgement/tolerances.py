@@ -41,8 +41,8 @@ BENT = 32  # C·h over the gradient above which J bends within a step h: under 8
 EXPLANATION_NEAR = 4  # tolerances that a diagnosis may be off by: it sums in another order than the candidate it explains
 GAIN_SETTLED = 1e-5  # fitted gains nearer than this to each other, or to a value people get by mistake, are equal
 LOOK_ALIKE = (1 / 64, 4)  # median error/(u₃₂·|g|) between these looks like arithmetic in the lower precision
-MOVED = 16  # unit roundoffs of the lower precision by which everything is moved: its rounding errors are new ones then ...
-SAME_ERROR = 0.1  # ... and change by more than this share of themselves; a small error of another kind stays what it is
+MOVED = 2  # unit roundoffs of the lower precision by which everything is moved: its rounding errors are new ones then ...
+SAME_ERROR = 0.2  # ... and change by more than this share of themselves; a small error of another kind stays what it is
 
 INDEPENDENT, SAME_STEPS, SAME_UNITS = 8, 4, 4  # noise draws: free, repeated at every t and b, at every unit too
 DRAWS = INDEPENDENT + SAME_STEPS + SAME_UNITS
