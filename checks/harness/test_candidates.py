@@ -524,6 +524,29 @@ def test_gradients_of_a_student_that_add_up_from_call_to_call_are_told_as_that()
     assert [r.id for r in verify(Accumulates).failures()] == ["state.repeat"]
 
 
+class LossThatSums:
+    """Its loss() runs the backward pass too, which adds to the arrays that gradients() gave."""
+
+    def __init__(self):
+        self.params, self.sums = {"w": np.array([0.3, -0.7])}, {}
+
+    def loss(self):
+        w = self.params["w"]
+        self.sums["w"] = self.sums.get("w", np.zeros(2))
+        self.sums["w"] += 2 * w
+        return float(w @ w)
+
+    def gradients(self):
+        self.sums = {}
+        self.loss()
+        return self.sums
+
+
+def test_a_loss_that_writes_into_the_gradients_of_a_student_is_no_second_answer():
+    verdict = verify(LossThatSums)
+    assert verdict.outcome == "pass", [(r.id, r.reason) for r in verdict.failures()]
+
+
 def test_student_parameters_are_put_back():
     student = Student()
     before = {k: v.copy() for k, v in student.params.items()}

@@ -361,3 +361,9 @@ def test_plugin_imports_nothing_beyond_pytest():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_run_of_checks_that_are_all_not_provided_is_shown(here):
+    (here / "outputs_only.py").write_text("class Outputs:\n    def forward(self, inputs):\n        return {}\n")
+    _, output = command("check", "outputs_only.py:Outputs", "--only", "grad.*")
+    assert "not provided: grad." in output, output

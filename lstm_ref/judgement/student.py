@@ -30,7 +30,7 @@ def judge_student(candidate: Candidate, only: str | None) -> list[Result]:
             thing = candidate.make()
             faults = {k: told for k in thing.params if (told := student.fault(thing, k))}
             before = {k: np.array(v) for k, v in thing.params.items() if k not in faults}
-            gradients, again = student.kept(student.gradients_of(thing)), student.gradients_of(thing)
+            gradients, again = (student.kept(student.gradients_of(thing)) for _ in range(2))  # loss() may write into them
             moved = [k for k in before if not _same(before[k], thing.params[k])]
             losses = [student.loss_of(thing), student.loss_of(thing)]
     except Finding as finding:

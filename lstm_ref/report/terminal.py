@@ -75,7 +75,7 @@ def card(console: Console, v: Verdict, layout: Layout | None, files: dict[tuple[
     for dtype in v.dtypes:
         console.print(f"[bold]{escape(v.target)}[/]  {dtype}  ({v.profile}, seed {v.seed})")
         results = [r for r in v.results if r.dtype == dtype]
-        width = max(11, *(len(r.outcome) for r in results if r.outcome not in (NOT_PROVIDED, DESELECTED)))
+        width = max([11, *(len(r.outcome) for r in results if r.outcome not in (NOT_PROVIDED, DESELECTED))])
         quiet = [r for r in results if r.outcome in (NOT_PROVIDED, DESELECTED)]
         for r in results:
             if r.outcome not in (NOT_PROVIDED, DESELECTED):
