@@ -2,6 +2,7 @@
 
 import collections
 import signal
+import sys
 import time
 import types
 from dataclasses import replace
@@ -400,6 +401,32 @@ def test_torch_modules_of_ones_own(tmp_path, name, outcome):
         assert "forward.h" not in {r.id for r in verdict.failures()}
 
 
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (
+            "import argparse\nargparse.ArgumentParser().parse_args()\nraise KeyError('x')\n",
+            r"KeyError: 'x' \(script\.py:3\); what a script does belongs",
+        ),
+        (
+            "import sys\nsys.exit(len(sys.argv))\n",
+            r'SystemExit: 1 \(script\.py:2\); what a script does belongs below if __name__ == "__main__":',
+        ),
+        (
+            "def made():\n    return Lstm\nclass Lstm:\n    pass\n",
+            r"made\(\) returned the class Lstm; an instance is due: name the class itself",
+        ),
+    ],
+)
+def test_a_script_that_is_imported_is_told_where_it_stops(tmp_path, monkeypatch, text, told):
+    """And our own command line is none of its business."""
+    (tmp_path / "script.py").write_text(text)
+    monkeypatch.setattr(sys, "argv", ["lstm-ref", "check", "--profile", "ci"])
+    with pytest.raises(TargetError, match=told):
+        load(f"{tmp_path}/script.py:made")
+    assert sys.argv[0] == "lstm-ref"
+
+
 def test_a_target_that_hangs_while_it_loads_is_a_sentence(tmp_path, monkeypatch):
     (tmp_path / "endless.py").write_text("while True:\n    pass\n")
     (tmp_path / "endless_class.py").write_text("class Lstm:\n    def __init__(self):\n        while True:\n            pass\n")
@@ -545,6 +572,42 @@ class LossThatSums:
 def test_a_loss_that_writes_into_the_gradients_of_a_student_is_no_second_answer():
     verdict = verify(LossThatSums)
     assert verdict.outcome == "pass", [(r.id, r.reason) for r in verdict.failures()]
+
+
+class TakesAStep(Student):
+    """Its gradients() also takes a step with them, as where training is one method."""
+
+    def gradients(self):
+        found = super().gradients()
+        for k, v in found.items():
+            self.params[k] -= 0.1 * v
+        return found
+
+
+class SmoothedLoss(Student):
+    """Its loss() is a running mean, as it is printed."""
+
+    smooth = 0.0
+
+    def loss(self):
+        self.smooth = 0.9 * self.smooth + 0.1 * super().loss()
+        return self.smooth
+
+
+class Nested(Student):
+    """A dict of dicts among its gradients."""
+
+    def gradients(self):
+        return {**super().gradients(), "by layer": {"one": np.ones(3)}}
+
+
+def test_what_disturbs_a_student_is_told_and_its_right_gradients_are_not_accused():
+    step, smoothed = verify(TakesAStep), verify(SmoothedLoss)
+    assert {r.id: r.reason for r in step.failures()} == {"state.inputs_unmutated": "gradients() changed W, U, b"}
+    assert [r.id for r in smoothed.failures()] == ["state.repeat"]
+    told = {r.reason for r in smoothed.results if r.chapter == "grad"}
+    assert told == {"blocked by state.repeat: what changes from call to call has no derivative"}
+    assert verify(Nested).outcome == "pass"
 
 
 def test_student_parameters_are_put_back():

@@ -12,6 +12,7 @@ The attribute is a class, a function without arguments that makes an instance, o
 from __future__ import annotations
 
 import ast
+import contextlib
 import difflib
 import functools
 import importlib
@@ -30,6 +31,8 @@ from .contract import REDUCTIONS, Candidate, ContractError, TimeLimit, accepts_t
 from .contract import kind as kind_of
 from .layout import Layout, LayoutError, resolve
 from .student import is_student
+
+AS_A_SCRIPT = 'what a script does belongs below if __name__ == "__main__":, since the file is imported'
 
 # Each has an adapter, the file that knows its conventions. All adapters share one skeleton; in the order in which it is called:
 #   CLASSES                                     the names of the LSTMs of the framework itself, the first where none is named
@@ -156,7 +159,7 @@ def _ways(thing) -> list[str]:
 def _instance(make, name: str):
     try:
         with np.errstate(), time_limit(LOAD_SECONDS):
-            return make()
+            made = make()
     except TimeLimit:
         raise TargetError(f"{name}() did not return within {LOAD_SECONDS:g} s") from None
     except Exception as error:
@@ -164,6 +167,10 @@ def _instance(make, name: str):
             f"{name}() raised {type(error).__name__}: {error}; "
             + (_with_its_framework(make, name) or "name a class or function that needs no arguments, or an instance")
         ) from error
+    if isinstance(made, type):
+        due = f"an instance is due: name the class itself, or return {made.__name__}()"
+        raise TargetError(f"{name}() returned the class {made.__name__}; {due}")
+    return made
 
 
 def _with_its_framework(thing, name: str) -> str:
@@ -176,14 +183,16 @@ def _with_its_framework(thing, name: str) -> str:
 
 def _attribute(module: str, path: str, target: str):
     try:
-        with np.errstate(), time_limit(LOAD_SECONDS):  # what a module sets on import is put back
+        with np.errstate(), time_limit(LOAD_SECONDS), _own_arguments(module):  # what a module sets on import is put back
             found = _from_file(pathlib.Path(module)) if module.endswith(".py") else _from_module(module)
     except TargetError:
         raise
     except TimeLimit:
-        raise TargetError(f"importing {module} took longer than {LOAD_SECONDS:g} s") from None
+        raise TargetError(f"importing {module} took longer than {LOAD_SECONDS:g} s; {AS_A_SCRIPT}") from None
     except (Exception, SystemExit) as error:
         hint = _in_its_package(module, path) if "relative import" in str(error) else ""
+        if not isinstance(error, (ImportError, SyntaxError)):
+            hint = f"{place(error)}; {AS_A_SCRIPT}"
         raise TargetError(f"{module} could not be imported: {type(error).__name__}: {error}{hint}") from error
     for part in path.split("."):
         if not hasattr(found, part):
@@ -191,6 +200,16 @@ def _attribute(module: str, path: str, target: str):
             raise TargetError(f"{module} has no {path!r} (it has {names})")
         found = getattr(found, part)
     return found
+
+
+@contextlib.contextmanager
+def _own_arguments(module: str):
+    """A module that reads the command line when it is imported finds its own name there, and none of our arguments."""
+    before, sys.argv = sys.argv, [module]
+    try:
+        yield
+    finally:
+        sys.argv = before
 
 
 def _in_its_package(module: str, path: str) -> str:

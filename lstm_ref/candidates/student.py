@@ -51,6 +51,17 @@ def kept(found: dict) -> dict:
     return copies
 
 
+def put_back(thing, before: dict[str, np.ndarray]) -> set[str]:
+    """Write the numbers of `before` into the parameters that hold others by now, and say which."""
+    moved = set()
+    for name, value in before.items():
+        array = numbers(thing.params[name])
+        if array.shape != value.shape or array.tobytes() != value.tobytes():
+            moved.add(name)
+            array[...] = value
+    return moved
+
+
 def gradient_of(found: dict, name: str, due: tuple[int, ...]) -> np.ndarray:
     """The gradient of a parameter among those that gradients() returned. Raises Finding where it is none."""
     if found.get(name) is None:

@@ -30,9 +30,14 @@ def judge_student(candidate: Candidate, only: str | None) -> list[Result]:
             thing = candidate.make()
             faults = {k: told for k in thing.params if (told := student.fault(thing, k))}
             before = {k: np.array(v) for k, v in thing.params.items() if k not in faults}
-            gradients, again = (student.kept(student.gradients_of(thing)) for _ in range(2))  # loss() may write into them
-            moved = [k for k in before if not _same(before[k], thing.params[k])]
-            losses = [student.loss_of(thing), student.loss_of(thing)]
+            answers, losses, moved, shifted = [], [], set(), set()
+            for _ in range(2):
+                answers.append(student.kept(student.gradients_of(thing)))  # loss() may write into them
+                moved |= student.put_back(thing, before)
+            for _ in range(2):
+                losses.append(student.loss_of(thing))
+                shifted |= student.put_back(thing, before)
+            gradients, again = answers
     except Finding as finding:
         return [Result("contract.call", "float64", FAIL, 1, failed=1, reason=finding.sentence)]
     except (Exception, TimeLimit) as error:
@@ -40,13 +45,15 @@ def judge_student(candidate: Candidate, only: str | None) -> list[Result]:
         return [Result("contract.call", "float64", FAIL, 1, failed=1, reason=f"gradients() or loss() {what}")]
     if not np.isfinite(losses).all():
         return [Result("contract.call", "float64", FAIL, 1, failed=1, reason=f"loss() gives {losses[0]!r}; a finite number is due")]
-    shifted = [k for k in before if k not in moved and not _same(before[k], thing.params[k])]
-    calls = [f"{call} changed {', '.join(names)}" for call, names in (("gradients()", moved), ("loss()", shifted)) if names]
+    changed = {"gradients()": moved, "loss()": shifted}
+    calls = [f"{call} changed {', '.join(k for k in before if k in its)}" for call, its in changed.items() if its]
     differs = [k for k in gradients if k in again and not _same(gradients[k], again[k])]
     unsteady = f"a second call gives other gradients for {', '.join(map(str, differs))}" if differs else ""
+    judged: dict[str, Result] = {}
     if losses[0] != losses[1]:
         unsteady = f"loss() gives {losses[0]!r} and then {losses[1]!r}"
-    judged = {k: _judged(thing, k, v, gradients) for k, v in before.items()}
+    else:
+        judged = {k: _judged(thing, k, v, gradients) for k, v in before.items()}
     if faults:
         wrong = next(iter(faults.values()))
     elif wrong := _unread(thing, list(judged.values())):
@@ -55,7 +62,7 @@ def judge_student(candidate: Candidate, only: str | None) -> list[Result]:
         _behaviour("contract.call", wrong),
         _behaviour("state.inputs_unmutated", " and ".join(calls)),
         _behaviour("state.repeat", unsteady),
-        *(judged[k] if k not in faults else _blocked(k, "" if faults[k] == wrong else f": {faults[k]}") for k in thing.params),
+        *(_shown(k, judged, faults, wrong) for k in thing.params),
     ]
     results = [r if not only or _matches(r.id, only) else Result(r.id, r.dtype, DESELECTED) for r in results]
     if all(r.outcome == DESELECTED for r in results):
@@ -71,16 +78,25 @@ def _behaviour(id_: str, problem: str) -> Result:
     return Result(id_, "float64", FAIL if problem else PASS, 1, failed=int(bool(problem)), reason=problem)
 
 
-def _blocked(name: str, why: str) -> Result:
-    return Result(f"grad.{name}.differences", "float64", NOT_RUN, reason=f"blocked by contract.call{why}")
+def _shown(name: str, judged: dict[str, Result], faults: dict[str, str], told: str) -> Result:
+    """The result of a parameter, or why there is none; what is `told` of contract.call is not told once more."""
+    if name in judged and name not in faults:
+        return judged[name]
+    by = "state.repeat: what changes from call to call has no derivative"
+    if name in faults:
+        by = "contract.call" + ("" if faults[name] == told else f": {faults[name]}")
+    return Result(f"grad.{name}.differences", "float64", NOT_RUN, reason=f"blocked by {by}")
 
 
 def _same(one, other) -> bool:
     """Whether two calls gave the same, bit for bit."""
     try:
-        return contract.numbers(one).tobytes() == contract.numbers(other).tobytes()
+        arrays = [contract.numbers(q) for q in (one, other)]
     except Exception:  # that it is no array is told where it is judged
         return True
+    if any(array.dtype.kind not in contract.NUMBERS for array in arrays):
+        return True  # so it is there, of what holds other things than numbers
+    return arrays[0].tobytes() == arrays[1].tobytes()
 
 
 def _unread(thing, judged: list[Result]) -> str:

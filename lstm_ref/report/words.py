@@ -160,9 +160,10 @@ def explanation(v: Verdict) -> str:
         return "diagnosis: " + "\n  ".join(lines + (_location(x.location) if x.location else []) + _broken_laws(v))
     shown, more = told[:SHOWN], len(told) - SHOWN
     what = "\n  or, which these gradients cannot tell apart: ".join(shown) + (f"\n  or {more} more" if more > 0 else "")
-    known = f"{len(x.failing)} wrong gradients ({', '.join(x.failing[:4])}{', …' if len(x.failing) > 4 else ''})"
+    of = f"all of the {len(x.failing)} wrong gradients" if len(x.failing) > 1 else "the one wrong gradient"
+    known = f"{of} ({', '.join(x.failing[:4])}{', …' if len(x.failing) > 4 else ''})"
     where = f"{where}. There,\n  " if where else ""
-    return f"diagnosis: {where}{what}\n  this explains all of the {known} to rounding" + "".join(f"\n  {line}" for line in x.remarks)
+    return f"diagnosis: {where}{what}\n  this explains {known} to rounding" + "".join(f"\n  {line}" for line in x.remarks)
 
 
 def _region(regions) -> str:
