@@ -19,6 +19,7 @@ from lstm_ref.candidates.contract import ContractError, parse_supports
 from lstm_ref.candidates.layout import LayoutError, decode, effective, encode, resolve
 from lstm_ref.candidates.load import TargetError, load, plug
 from lstm_ref.candidates.reference import ReferenceLayer
+from lstm_ref.judgement import student as student_judged
 from lstm_ref.judgement.run import PROFILES
 from lstm_ref.judgement.student import judge_student
 from lstm_ref.reference.symbols import GATES, LAYER_INPUTS, Sizes
@@ -592,6 +593,32 @@ class SmoothedLoss(Student):
     def loss(self):
         self.smooth = 0.9 * self.smooth + 0.1 * super().loss()
         return self.smooth
+
+
+class Slow(Student):
+    def loss(self):
+        time.sleep(0.2)
+        return super().loss()
+
+
+class InFloat32(Student):
+    """Its loss is large beside its gradients."""
+
+    def __init__(self):
+        super().__init__()
+        self.params = {k: v.astype(np.float32) for k, v in self.params.items()}
+
+    def loss(self):
+        return np.float32(1e4 + super().loss())
+
+
+def test_a_student_that_cannot_be_differenced_as_it_is_is_told_what_to_do(monkeypatch):
+    coarse = {r.reason for r in verify(InFloat32).results if r.chapter == "grad"}
+    assert coarse == {"no direction could be resolved; differences see little in float32: hold params in float64"}
+    monkeypatch.setattr(student_judged, "SECONDS", 0.1)
+    (slow,) = verify(Slow).results
+    told = "did not return within 0.1 s, twice each; loss() is called hundreds of times: plug in fewer steps and units"
+    assert (slow.outcome, slow.reason) == ("fail", f"gradients() or loss() {told}")
 
 
 class Nested(Student):

@@ -41,7 +41,9 @@ def judge_student(candidate: Candidate, only: str | None) -> list[Result]:
     except Finding as finding:
         return [Result("contract.call", "float64", FAIL, 1, failed=1, reason=finding.sentence)]
     except (Exception, TimeLimit) as error:
-        what = "did not return in time" if isinstance(error, TimeLimit) else f"raised {type(error).__name__}: {error}"
+        what = f"raised {type(error).__name__}: {error}"
+        if isinstance(error, TimeLimit):
+            what = f"did not return within {SECONDS:g} s, twice each; loss() is called hundreds of times: plug in fewer steps and units"
         return [Result("contract.call", "float64", FAIL, 1, failed=1, reason=f"gradients() or loss() {what}")]
     if not np.isfinite(losses).all():
         return [Result("contract.call", "float64", FAIL, 1, failed=1, reason=f"loss() gives {losses[0]!r}; a finite number is due")]
@@ -159,9 +161,12 @@ def _parameter(thing, name: str, value: np.ndarray, seen: np.ndarray) -> Result:
         e = Evidence(outcome, ratio, name, index, along, None, d.value, error, limit, rule, d.method)
         worst = e if worst is None or (e.outcome == FAIL, e.ratio) > (worst.outcome == FAIL, worst.ratio) else worst
     outcome = FAIL if counts[FAIL] else PASS if counts[PASS] else CANNOT_TELL
-    reason = "" if outcome == PASS else worst.rule if outcome == FAIL else "no direction could be resolved"
-    if outcome == FAIL and (told := _factor(along_all)):
-        reason = f"all of this gradient {told}"
+    reason = ""
+    if outcome == CANNOT_TELL:
+        reason = "no direction could be resolved" + (f"; differences see little in {p.name}: hold params in float64" if coarse else "")
+    elif outcome == FAIL:
+        told = _factor(along_all)
+        reason = f"all of this gradient {told}" if told else worst.rule
     seen_by = Sight(min(sights), statistics.median(sights), max(sights), len(sights)) if sights else None
     made = Result(id_, p.name, outcome, sum(counts.values()), counts[CANNOT_TELL], failed=counts[FAIL], worst=worst, reason=reason)
     return replace(made, sight=seen_by, ratios=tuple(sorted(ratios)))
