@@ -556,6 +556,19 @@ def test_a_state_check_whose_second_case_cannot_be_called_is_told_as_the_call():
     assert told["grad.W_f.autodiff"].outcome == "pass"
 
 
+def test_an_output_of_a_wrong_shape_has_a_cotangent_still():
+    """Else the fault would be told as a KeyError of the backward pass."""
+
+    class OneRow(CellByCell):
+        def pullback(self, p):
+            outputs, pull = super().pullback(p)
+            return {**outputs, "c_T": outputs["c_T"][0]}, lambda s: pull({"h": s["h"], "c_T": s["c_T"]})
+
+    failed = {r.id: r.reason for r in verify(OneRow, only="contract.*,forward.*").failures()}
+    assert "contract.call" not in failed
+    assert failed["contract.shapes"].startswith("forward returned c_T with shape (4,); (2, 4) is due")
+
+
 def test_a_cotangent_that_is_looked_for_in_vain_is_told_where_it_is():
     class WantsAll(CellByCell):
         def pullback(self, p):

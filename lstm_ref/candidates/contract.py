@@ -365,8 +365,9 @@ def cotangents_for(call: Call, outputs: Answer, cotangents: dict) -> dict[str, n
     elif "h_T" not in outputs.arrays and call.candidate.variant.h_T_is_last_h:
         s["h"] = s["h"].copy()
         s["h"][-1] = s["h"][-1] + s["h_T"]
-    for k in {"h_T", "c_T"} - set(outputs.arrays):
-        del s[k]
+    for k in ("h_T", "c_T"):
+        if k not in outputs.arrays and call.candidate.layout.name(k) not in outputs.raw:  # one of a wrong shape was returned, too
+            del s[k]
     return encode_by_time(call.candidate.layout, s, call.dtype)
 
 
