@@ -58,7 +58,8 @@ def pairs(asked: Sequence[Probe], sound: Sequence[Probe] = (), once: Sequence[Pr
     `asked` are probes in which something is wrong, `sound` those in which nothing is; the pair must leave those right. `once` are probes
     of one time step, in which a mistake in what goes from step to step shows in dh0 and dc0 alone, and one in a gate in that gate.
     """
-    return _pairs(asked, LEAVES, asked, sound) or (_pairs(once, FIRST_STEP, asked, sound) if once else [])
+    with np.errstate(all="ignore"):  # some mutants overflow
+        return _pairs(asked, LEAVES, asked, sound) or (_pairs(once, FIRST_STEP, asked, sound) if once else [])
 
 
 def _pairs(shown: Sequence[Probe], leaves, asked: Sequence[Probe], sound: Sequence[Probe]) -> list[tuple[str, str, float]]:
