@@ -97,14 +97,11 @@ def _mistakes(probe: Probe) -> tuple[list[Mistake], dict[str, np.ndarray]]:
     return told, {k: np.concatenate([lanes[k].real, np.stack([g[k] for g in ran])]) for k in probe.answers}
 
 
-def _edge_run(edge: Edge, wrong: str, backward_pass: Callable | None = None) -> Callable[[Probe], Gradients]:
+def _edge_run(edge: Edge, wrong: str, *backward_pass: Callable) -> Callable[[Probe], Gradients]:
     def run(probe: Probe) -> Gradients:
-        if backward_pass is None:
-            lanes = gains.run(probe, [(edge,)], [(USUAL[wrong](probe.case.spec.sizes),)])
-            return {k: v[0].real for k, v in lanes.items()}
         table = np.ones(len(INDEX))
         table[[INDEX[member] for member in edge.members or (edge.id,)]] = USUAL[wrong](probe.case.spec.sizes)
-        return gained_once(probe.trace, table, probe.cotangents, probe.head, backward_pass)
+        return gained_once(probe.trace, table, probe.cotangents, probe.head, *backward_pass)
 
     return run
 

@@ -96,9 +96,9 @@ def gained(trace, gains: np.ndarray, s: dict, head: tuple | None = None) -> dict
     return _named(found, g, top)
 
 
-def gained_once(trace, gains: np.ndarray, s: dict, head: tuple | None, backward_pass: Callable) -> dict[str, np.ndarray]:
-    """The same for one set of gains (edges,), by another hooked backward pass than the reference's, and so without lanes, which its
-    text may not know of."""
+def gained_once(trace, gains: np.ndarray, s: dict, head: tuple | None, backward_pass: Callable = _backward) -> dict[str, np.ndarray]:
+    """The same for one set of gains (edges,), without lanes: `backward_pass` may be another hooked one than the reference's, whose text
+    may not know of them."""
     g = {k: gains[n] for k, n in INDEX.items()}
     keep, dh_out, top = _Gains(g, trace.h.shape[-1]), s["h"] * g["dh<-s"], None
     if head is not None:

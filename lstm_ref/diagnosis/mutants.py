@@ -131,7 +131,9 @@ def run_of(*changes: Change) -> Callable[..., Gradients]:
 
     @cache
     def passes():
-        return [_compiled(function, changed(function, changes)) for function in (backward.backward, objectives.softmax_backward)]
+        touched = {of for of, _, _ in changes}
+        own = (backward.backward, objectives.softmax_backward)
+        return [_compiled(function, changed(function, changes)) if function in touched else function for function in own]
 
     def run(trace, s, head=None):
         with np.errstate(all="ignore"):
