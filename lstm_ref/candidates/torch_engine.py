@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..reference.variant import DATA
-from .torch_tensors import array, one_thread, tensor, write
+from .torch_tensors import array, as_they_were, one_thread, tensor
 
 KEPT = 32  # modules of different sizes
 
@@ -45,16 +45,18 @@ class Layer:
         values = {k: given[k].requires_grad_() for k in learnt}
         outputs = self.function(given, self._once)
         own = {k: given[k] for k in learnt}
+        versions = [q._version for q in own.values()]
 
         def pull(cotangents):
-            for k in learnt:
-                write(own[k], values[k])  # a later call has written others where a module keeps its own
             wanted = {k: q for k, q in own.items() if q.requires_grad}
             joined = {k: v for k, v in outputs.items() if v.requires_grad and k in cotangents}  # not through one that is detached
             if not wanted or not joined:
                 return {}
             flows = [tensor(cotangents[k]).to(v.dtype) for k, v in joined.items()]
-            found = one_thread()(torch.autograd.grad)([*joined.values()], [*wanted.values()], flows, retain_graph=True, allow_unused=True)
+            with as_they_were([*own.values()], [*values.values()], versions):  # a later call has written others into a module
+                found = one_thread()(torch.autograd.grad)(
+                    [*joined.values()], [*wanted.values()], flows, retain_graph=True, allow_unused=True
+                )
             return {k: array(g) for k, g in zip(wanted, found, strict=True) if g is not None}
 
         return {k: array(v.detach()) for k, v in outputs.items()}, pull
