@@ -49,7 +49,7 @@ def step_sum(da: np.ndarray) -> np.ndarray:
 
 
 def _steps_last(q: np.ndarray) -> np.ndarray:
-    q = np.moveaxis(q, 0, -3)
+    q = q.transpose(*range(1, q.ndim - 2), 0, -2, -1)  # np.moveaxis takes ten times as long
     return q.reshape(*q.shape[:-3], -1, q.shape[-1])
 
 
