@@ -36,7 +36,7 @@ from ..reference.symbols import (
     Sizes,
     shape,
 )
-from ..reference.variant import DATA, TEXTBOOK, Variant, plain
+from ..reference.variant import DATA, TEXTBOOK, Variant, bringing, plain
 from .layout import PRESETS, Layout, blocks_in, decode, encode, encode_by_time
 
 CALL_SECONDS = 6.0  # a framework's first call compiles; a run in which one call hangs still ends within ten
@@ -567,6 +567,7 @@ def guarded(call: Call, where: str, function: Callable, *args):
     seconds = call.candidate.supports.call_seconds
     try:
         with warnings.catch_warnings(), np.errstate(), time_limit(seconds):  # what it sets is put back
+            warnings.resetwarnings()  # a filter is sought among those there are before it is added
             warnings.simplefilter("ignore")
             if call.dtype.kind == "c":
                 warnings.simplefilter("error", np.exceptions.ComplexWarning)
@@ -597,6 +598,10 @@ def _names_sought(call: Call, error: BaseException, given) -> str:
             return ""
         last = f": what flows in on {key} is that on the last step of {call.candidate.layout.name('h')}" if outputs[key] == "h_T" else ""
         return f"; it is given the cotangents of what was returned, {', '.join(given)}{last}"
+    declared = bringing(key)
+    if declared and not declared.keys() <= call.candidate.variant.declared.keys():
+        told = str(declared).replace("'", '"')
+        return f"; it is given {', '.join(call.inputs)}: {key} is an array of a variant, declare variant = {told}"
     return f"; it is given {', '.join(call.inputs)}: if yours lie in another way or have other names, declare a layout"
 
 

@@ -6,6 +6,7 @@ ends with its place where there is more than one pass over time: "W_f.l0", "W_f.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -239,6 +240,27 @@ def parse(declared) -> Variant:
         raise VariantError("; ".join([told, *(f"{k} is {ELSEWHERE[k]}" for k in named if k in ELSEWHERE)]))
     listed: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in declared.items()}
     return Variant(**listed)
+
+
+def bringing(name: str) -> dict[str, Any]:
+    """The fields of a variant that brings an array of this name, "mask" or "weight_hh_l1"; empty where none is known to."""
+    kind = plain(name)
+    fields: dict[str, Any] = {"direction": "both"} if re.search(r"[._](reverse|bw|backward)$", name) else {}
+    if place := re.search(r"[._]l(\d+)\b|[._]l(\d+)_", name):
+        deep = int(place[1] or place[2])
+        fields |= {"layers": deep + 1} if deep or not fields else {}
+        fields = {"layers": 2} if fields == {"layers": 1} else fields  # of one layer no array has a place in its name
+    if kind in ("mask", "lengths"):
+        fields |= {"mask": "carry"} | ({"lengths": True} if kind == "lengths" else {})
+    elif kind in ("p_f", "p_i", "p_o"):
+        fields |= {"peephole": True}
+    elif kind in ("zone_h", "zone_c"):
+        fields |= {"zoneout": True}
+    elif kind.startswith("drop_") and kind in DATA:
+        fields |= {"dropout": [kind.removeprefix("drop_")]}
+    elif kind in ("gain_f", "gain_i", "gain_c", "gain_o"):
+        fields |= {"norm": True}
+    return fields
 
 
 def plain(key: str) -> str:

@@ -39,7 +39,13 @@ NEXT = {  # where the sentence of a problem does not say it itself
     "numerics.effective_precision": 'look for float32 buffers and casts; if float32 is meant, declare supports = {"dtypes": ["float32"]}',
 }
 ALIKE = 0.75  # the share of their letters that the names of two biases have in common
-NO_MORE_TO_SAY = ("declare supports", "are keyed as", "is due; ", "it is called as")  # in a sentence that says the next step itself
+NO_MORE_TO_SAY = (
+    "declare supports",
+    "declare variant",
+    "are keyed as",
+    "is due; ",
+    "it is called as",
+)  # in a sentence that says the next step itself
 SAYS_ITSELF = ("contract.time", "state.inputs_unmutated")
 
 
