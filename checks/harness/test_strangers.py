@@ -583,6 +583,93 @@ def test_a_cotangent_that_is_looked_for_in_vain_is_told_where_it_is():
     )
 
 
+@pytest.mark.parametrize(
+    ("key", "declared"),
+    [
+        ("mask", '{"mask": "carry"}'),
+        ("lengths", '{"mask": "carry", "lengths": True}'),
+        ("p_f", '{"peephole": True}'),
+        ("drop_h", '{"dropout": ["h"]}'),
+        ("W_f.l1", '{"layers": 2}'),
+        ("weight_hh_l0_reverse", '{"direction": "both"}'),
+        ("weight_ih_l1", '{"layers": 2}'),
+    ],
+)
+def test_an_array_of_a_variant_that_is_looked_for_in_vain_is_told_what_to_declare(key, declared):
+    class Wants(CellByCell):
+        def pullback(self, p):
+            return super().pullback({**p, key: p[key]})
+
+    told = {r.id: r.reason for r in verify(Wants, only="contract.call").failures()}["contract.call"]
+    assert told.endswith(f"{key} is an array of a variant, declare variant = {declared}")
+
+
+def test_an_array_under_another_name_is_still_told_the_layout():
+    class Wants(CellByCell):
+        def pullback(self, p):
+            return super().pullback({**p, "kernel": p["kernel"]})
+
+    told = {r.id: r.reason for r in verify(Wants, only="contract.call").failures()}["contract.call"]
+    assert told.endswith("if yours lie in another way or have other names, declare a layout")
+
+
+class OtherAlone(CellByCell):
+    """What it computes where no gradient is asked for is another function; what pullback gives is right."""
+
+    def forward(self, p):
+        outputs, _ = self.pullback(p)
+        return {k: 1.01 * v for k, v in outputs.items()}
+
+
+def test_another_function_where_no_gradient_is_asked_for_is_told_as_that():
+    verdict = verify(OtherAlone)
+    told = {r.id: (r.outcome, r.reason) for r in verdict.results}
+    assert told["forward.h"] == ("fail", "h of forward(inputs) is another than h of pullback(inputs)")
+    assert told["grad.W_f.autodiff"][0] == "pass"
+    outcome, reason = told["grad.W_f.differences"]
+    assert (outcome, reason.partition(": ")[0]) == ("not run", "blocked by forward.h")
+    assert (verdict.forward, verdict.gradients) == ("fail", "pass")
+
+
+def test_a_wrong_gradient_is_still_refuted_by_differences_of_a_forward_pass_of_its_own():
+    class Wrong(CellByCell):
+        def forward(self, p):
+            return self.pullback(p)[0]
+
+        def pullback(self, p):
+            outputs, pull = super().pullback(p)
+            return outputs, lambda s: {k: v * (1.01 if k == "W_f" else 1) for k, v in pull(s).items()}
+
+    failed = {r.id for r in verify(Wrong).failures()}
+    assert {"grad.W_f.autodiff", "grad.W_f.differences"} <= failed
+    assert "forward.h" not in failed
+
+
+def test_what_blocks_the_checks_that_were_asked_for_is_told_though_it_was_not():
+    class Raises(CellByCell):
+        def pullback(self, p):
+            raise ValueError("no kernel for this")
+
+    verdict = verify(Raises, only="grad.*")
+    assert not verdict.failures()
+    (note,) = verdict.notes
+    assert note.startswith("contract.call, which is not selected, fails: pullback raised ValueError: no kernel for this at T=")
+
+
+def test_a_group_is_not_said_to_be_right_at_ordinary_points_where_none_was_judged():
+    class OnesAlone(CellByCell):
+        """Raises but where a size is 1, and is wrong there."""
+
+        def pullback(self, p):
+            if 1 not in (*p["x"].shape, p["h0"].shape[-1]):
+                raise ValueError("only vectors")
+            outputs, pull = super().pullback(p)
+            return outputs, lambda s: {k: 1.01 * v for k, v in pull(s).items()}
+
+    reason = {r.id: r.reason for r in verify(OnesAlone).results}["sizes.ones"]
+    assert reason.startswith("wrong here: ")
+
+
 class HalfOfTwoBiases(KerasStyle):
     """Two biases; the gradient of the second is forgotten."""
 

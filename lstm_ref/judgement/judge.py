@@ -23,7 +23,7 @@ from . import parts
 from . import tolerances as tol
 from .comparison import Block, compare, compare_all, compare_along, lies_in, looks_like, worst_of
 from .tolerances import Condition, Precision
-from .verdict import FAIL, PASS, UNRESOLVED, Evidence
+from .verdict import ANOTHER_FUNCTION, FAIL, PASS, UNRESOLVED, Evidence
 
 INNER = (*LAYER_INTERMEDIATES, "v")
 BY_STEP = frozenset((*INNER, "y_hat", *(f"d{k}" for k in INNER)))
@@ -386,6 +386,7 @@ def _judge_differences(found: Judged, bench: Bench, call: contract.Call, forward
         limits = {k: np.full_like(v, widest) for k, v in limits.items()}
     rng = np.random.default_rng(case.spec.seed)
     base = {k: v if v.dtype.kind == "i" else v.astype(np.float64) for k, v in call.inputs.items()}
+    apart: Evidence | None = None
     for k in (*names, *inner):
         if bench.refuted.get(k, 0) >= ENOUGH:
             continue
@@ -395,10 +396,25 @@ def _judge_differences(found: Judged, bench: Bench, call: contract.Call, forward
             J = _along(call, bench.instance, case, base, k, direction, tapped=k in inner, part=part)
             try:
                 evidence = _one_difference(bench, found, k, told, seen, direction, J, limits[k])
+                if evidence.outcome == FAIL and (apart := apart or _forward_alone(bench, found, call)).outcome == FAIL:
+                    evidence = Evidence(UNRESOLVED, quantity=told, rule=ANOTHER_FUNCTION, note=ANOTHER_FUNCTION)
             except Finding as finding:
                 evidence = Evidence(UNRESOLVED, quantity=told, rule=finding.sentence)
             found.add(f"{kind}.{plain(k)}.differences", evidence)
             bench.refuted[k] = bench.refuted.get(k, 0) + (part is None and evidence.outcome == FAIL)
+
+
+def _forward_alone(bench: Bench, found: Judged, call: contract.Call) -> Evidence:
+    """Whether `forward`, which is differenced, gives what `pullback` gives; where it does not, an output of it is wrong. Raises Finding."""
+    if bench.candidate.kind != "pullback":
+        return KEPT
+    there = contract.forward(call, bench.instance).arrays
+    for k in (k for k in found.outputs if k in there and k in found.point.conditions):
+        evidence = compare(k, there[k], found.values[k], found.point.conditions[k], bench.arithmetic, 2 * bench.u(k))
+        if evidence.outcome == FAIL:
+            found.add(f"forward.{k}", evidence._replace(rule=f"{k} of forward(inputs) is another than {k} of pullback(inputs)"))
+            return evidence
+    return KEPT
 
 
 def _differenced(gradients: Answer, k: str, rng: np.random.Generator, exact: bool, own: layout.Layout):

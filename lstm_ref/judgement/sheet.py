@@ -17,6 +17,7 @@ from ..reference.variant import plain
 from .manifest import GROUPS, Check, groups
 from .regions import separating
 from .verdict import (
+    ANOTHER_FUNCTION,
     CANNOT_TELL,
     DESELECTED,
     FAIL,
@@ -114,6 +115,7 @@ class Sheet:
         self.always = ("contract", "forward", "grad") if wanted & set(GROUPS) else ("contract", "forward")
         self.reading = ""  # the variant that the forward pass is, where it is none of the textbook
         self.tallies = {id_: Tally() for id_ in checks}
+        self.plain: set[str] = set()  # checks that did not fail at an ordinary point, and those that did
         self.plain_failures: set[str] = set()
         self.outside: dict[str, Counter[tuple[tuple[str, ...], bool]]] = {}  # check -> (groups of a case, failed?), with how often
 
@@ -127,8 +129,8 @@ class Sheet:
         if explained or id_.partition(".")[0] not in ("forward", "grad"):
             return
         member = groups(spec)
-        if e.outcome == FAIL and not member and spec.ordinary:
-            self.plain_failures.add(id_)
+        if not member and spec.ordinary:
+            (self.plain_failures if e.outcome == FAIL else self.plain).add(id_)
         if member:
             self.outside.setdefault(id_, Counter())[member, e.outcome == FAIL] += 1
         for g in member:
@@ -195,6 +197,8 @@ class Sheet:
             return replace(made, outcome=NOT_PROVIDED, reason=f"{dtype} is too coarse for it; autodiff judged the same gradients")
         if unseen and check.id.endswith(".autodiff") and (blocked := self._another_function(made)):
             return blocked
+        if unseen and ANOTHER_FUNCTION in t.notes:
+            return replace(made, outcome=NOT_RUN, reason=f"blocked by {self._broken_forward()}: {ANOTHER_FUNCTION}")
         if check.needed is not None and t.needed and t.needed == t.needed_unresolved:
             return replace(made, outcome=CANNOT_TELL, reason=t.worst.rule or "the tolerance is as large as the gradient")
         if check.needed is not None and t.cases == t.unresolved:
@@ -221,7 +225,7 @@ class Sheet:
         if mine := self.guilty_groups().get(made.id):
             through = tuple(sorted(mine))
             told = ", ".join(through[:4]) + (" …" if len(mine) > 4 else "")
-            reason = f"right at ordinary points, wrong here: {told}"
+            reason = f"{'right at ordinary points, ' if self.plain >= set(mine) else ''}wrong here: {told}"
             return replace(made, outcome=FAIL, failed=max(mine.values()), reason=reason, through=through)
         if failing := self.failing_in(made.id):
             return replace(made, outcome=NOT_RUN, reason=f"blocked by {failing[0]}, which fails elsewhere too")
@@ -254,12 +258,19 @@ class Sheet:
 
     def _another_function(self, made: Result) -> Result | None:
         """A check by autodiff that said nothing where the forward pass is another function; None where that is none."""
-        broken = next((k for k in FORWARD_CHECKS if k in self.tallies and self.tallies[k].failed), None)
+        broken = self._broken_forward()
         reason = f"blocked by {broken}: judged by differences of its own forward pass"
         return replace(made, outcome=NOT_RUN, reason=reason) if broken else None
 
+    def _broken_forward(self) -> str | None:
+        return next((k for k in FORWARD_CHECKS if k in self.tallies and self.tallies[k].failed), None)
+
     def notes(self) -> list[str]:
-        """What is worth saying of a run that found no failure: where σ or tanh lost accuracy."""
+        """What is worth saying of a run that found no failure: where σ or tanh lost accuracy; else of what was not asked for and is broken,
+        since the rest is blocked by it."""
+        for k, t in self.tallies.items():
+            if t.failed and k.startswith("contract.") and k not in self.wanted:
+                return [f"{k}, which is not selected, fails: {t.worst.rule}"]
         if any(t.failed for t in self.tallies.values()):
             return []
         return [note for k in NOTES_ALONE if k in self.tallies for note in list(self.tallies[k].notes)[:1]]

@@ -14,6 +14,7 @@ CANNOT_TELL, TIMEOUT, NOT_RUN = "cannot tell", "timeout", "not run"  # any of th
 NOT_PROVIDED, DESELECTED = "not provided", "deselected"
 EXPECTED, UNEXPECTED, BLOCKED = "expected failure", "unexpected pass", "blocked"  # see expected; blocked: not run because of the first
 INCONCLUSIVE = "inconclusive"
+ANOTHER_FUNCTION = "forward(inputs), which is differenced, is another function than pullback(inputs)"  # a note of differences
 
 
 class Evidence(NamedTuple):
