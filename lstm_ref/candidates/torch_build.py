@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from .contract import kind
 from .layout import LayoutError
-from .torch_tensors import write
+from .torch_versions import write
 
 
 class Built(NamedTuple):

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from ..reference.variant import DATA
-from .torch_tensors import array, as_they_were, one_thread, tensor
+from .torch_tensors import array, one_thread, tensor
+from .torch_versions import remembered
 
 KEPT = 32  # modules of different sizes
 
@@ -41,11 +42,10 @@ class Layer:
         import torch
 
         given = {k: tensor(v) for k, v in inputs.items()}
-        learnt = [k for k, v in given.items() if v.is_floating_point() and k not in DATA]
-        values = {k: given[k].requires_grad_() for k in learnt}
+        values = {k: v.requires_grad_() for k, v in given.items() if v.is_floating_point() and k not in DATA}
         outputs = self.function(given, self._once)
-        own = {k: given[k] for k in learnt}
-        versions = [q._version for q in own.values()]
+        own = {k: given[k] for k in values}
+        as_now = remembered([*own.values()], [*values.values()])
 
         def pull(cotangents):
             wanted = {k: q for k, q in own.items() if q.requires_grad}
@@ -53,10 +53,8 @@ class Layer:
             if not wanted or not joined:
                 return {}
             flows = [tensor(cotangents[k]).to(v.dtype) for k, v in joined.items()]
-            with as_they_were([*own.values()], [*values.values()], versions):  # a later call has written others into a module
-                found = one_thread()(torch.autograd.grad)(
-                    [*joined.values()], [*wanted.values()], flows, retain_graph=True, allow_unused=True
-                )
+            with as_now(), one_thread():  # a later call has written other numbers
+                found = torch.autograd.grad([*joined.values()], [*wanted.values()], flows, retain_graph=True, allow_unused=True)
             return {k: array(g) for k, g in zip(wanted, found, strict=True) if g is not None}
 
         return {k: array(v.detach()) for k, v in outputs.items()}, pull

@@ -44,39 +44,3 @@ def array(q) -> np.ndarray:
 
         return q.float().numpy().astype(ml_dtypes.bfloat16)
     return q.numpy()
-
-
-def write(own, values) -> None:
-    """Write numbers into a tensor where it lies, as an optimiser does: its version counts on, so that what a module keeps of its
-    parameters from call to call is told to be out of date."""
-    import torch
-
-    if own is not values:
-        with torch.no_grad():
-            own.copy_(values)
-
-
-@contextlib.contextmanager
-def as_they_were(own: list, values: list, versions: list[int]):
-    """Tensors with the numbers and the versions that they had, for a backward pass that saved them then; the versions count on from
-    where they were afterwards, the numbers stay."""
-    later = [q._version for q in own]
-    for q, v, version in zip(own, values, versions, strict=True):
-        if q is not v:
-            q.data.copy_(v.detach())
-            _set_version(q, version)
-    try:
-        yield
-    finally:
-        for q, v, version in zip(own, values, later, strict=True):
-            if q is not v:
-                _set_version(q, version)
-
-
-def _set_version(q, version: int) -> None:
-    from torch._C import _autograd
-
-    try:
-        _autograd._unsafe_set_version_counter((q,), (version,))
-    except TypeError:  # before torch 2.5
-        _autograd._unsafe_set_version_counter(q, version)  # type: ignore[arg-type]
