@@ -40,6 +40,7 @@ from ..reference.variant import DATA, TEXTBOOK, Variant, bringing, plain
 from .layout import PRESETS, Layout, blocks_in, decode, encode, encode_by_time
 
 CALL_SECONDS = 6.0  # a framework's first call compiles; a run in which one call hangs still ends within ten
+KEPT_SIZES = 64  # at which a candidate is known what it may return
 LONGEST_QUOTE = 300  # characters of what foreign code says
 RAISED = re.compile(r"[\w.]*(Error|Exception): ")  # the line at the end of a traceback
 PREFIXED = ("d{}", "d_{}", "grad_{}", "{}_grad", "g_{}", "dL_d{}", "dJ_d{}")  # how the gradient of an input may be called
@@ -204,6 +205,11 @@ class Candidate:
         due = (self.hidden, "c_T") if self.variant.h_T_is_last_h else LAYER_OUTPUTS
         return tuple(k for k in due if k not in self.supports.missing)
 
+    @cached_property
+    def returns(self) -> dict[Sizes, tuple[Due, Due]]:
+        """What it may return at the sizes that it was called with lately: among the outputs, and among the gradients."""
+        return {}
+
 
 class Answer(NamedTuple):
     """What one call gave, in the textbook layout and float64 (or complex128): arrays by name, faults by name, and the
@@ -240,7 +246,11 @@ def prepare(candidate: Candidate, inputs: dict, dtype: np.dtype, memory: str = "
     n = Sizes(T, B, D, inputs["c0"].shape[-1], inputs["W_v"].shape[0] if "W_v" in inputs else 1)
     shapes = _shapes(candidate.variant, candidate.model, n)
     user = {k: placed(v, memory) for k, v in encode(candidate.layout, inputs, dtype).items()}
-    return Call(candidate, user, shapes, *_to_return(candidate.layout, user, shapes), dtype, n)
+    if n not in candidate.returns:
+        if len(candidate.returns) >= KEPT_SIZES:
+            candidate.returns.clear()
+        candidate.returns[n] = _to_return(candidate.layout, user, shapes)
+    return Call(candidate, user, shapes, *candidate.returns[n], dtype, n)
 
 
 @functools.lru_cache(maxsize=256)
@@ -622,26 +632,26 @@ _here = _Here()
 def listening():
     """Time limits within it find the handler of their alarm in place: to put it there and back costs twice as much as all the rest
     of a limit. Only the main thread of a Unix process can be interrupted; elsewhere there are no limits."""
-    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
+    if _here.listens or threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
         yield
         return
 
     def ring(signum, frame):
         raise TimeLimit
 
-    before, listened = signal.signal(signal.SIGALRM, ring), _here.listens
+    before = signal.signal(signal.SIGALRM, ring)
     _here.listens = True
     try:
         yield
     finally:
-        _here.listens = listened
+        _here.listens = False
         signal.signal(signal.SIGALRM, before)
 
 
 @contextlib.contextmanager
 def time_limit(seconds: float):
     """Interrupt Python code after `seconds`, where there are limits. Code that does not return to Python is not interrupted."""
-    with contextlib.nullcontext() if _here.listens else listening():
+    with listening():
         if not _here.listens:
             yield
             return

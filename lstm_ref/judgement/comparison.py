@@ -73,7 +73,7 @@ def compare_all(blocks: list[Block], p: Precision) -> list[Evidence]:
             rule = f"rms(error / u·C) ≤ {tol.RMS_LIMIT} over the block, where it is {spread * tol.RMS_LIMIT:.1f}"
         sight = (1 + worst) * widest.item(n) / b.condition.scale  # the candidate's own rounding may hide as much again
         of_entry = (seen.item(at), due.item(at), None, error.item(at), limit.item(at), rule, "", C.item(at), sight)
-        values = (b.quantity, _index(entry, b.seen.shape), *of_entry)
+        values = (b.quantity, index_of(entry, b.seen.shape), *of_entry)
         ratio = worst if worst > 1 else max(worst, spread)
         outcome = PASS if nonzero[n] else ZERO
         if ratio > 1:
@@ -84,7 +84,7 @@ def compare_all(blocks: list[Block], p: Precision) -> list[Evidence]:
     return found
 
 
-def _index(entry: int, shape: tuple[int, ...]) -> tuple[int, ...]:
+def index_of(entry: int, shape: tuple[int, ...]) -> tuple[int, ...]:
     """Where the n-th entry of an array lies; np.unravel_index takes three times as long for it."""
     index: tuple[int, ...] = ()
     for size in reversed(shape):

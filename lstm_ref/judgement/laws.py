@@ -6,6 +6,7 @@ tolerance over the gradients in it. Only the zero cotangent is exact.
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -15,7 +16,7 @@ from ..candidates.contract import Finding
 from ..reference.variant import DATA, plain
 from ..truth import differences
 from . import tolerances as tol
-from .comparison import worst_of
+from .comparison import index_of, worst_of
 from .judge import Bench, Judged, Point
 from .verdict import FAIL, PASS, UNRESOLVED, Evidence
 
@@ -73,30 +74,40 @@ def _flow(point: Point, scale) -> Point:
 
 
 def _agree(bench: Bench, left: dict, right: dict, limits: dict) -> Evidence:
-    """Whether two sets of gradients agree within the given tolerances, block by block."""
-    pieces = []
+    """Whether two sets of gradients agree within the given tolerances, block by block; all blocks are compared at once."""
+    if not left:
+        return Evidence(UNRESOLVED)
+    sizes = np.array([v.size for v in left.values()])
+    starts = np.cumsum(sizes) - sizes
+    one, two, granted = (np.concatenate([q[k].ravel() for k in left]) for q in (left, right, limits))
+    largest = np.maximum.reduceat([np.abs(one), np.abs(two), granted], starts, axis=1)
+    scales = np.maximum(largest[0], largest[1])
     widest: dict[str, float] = {}  # a wrong gradient may be another entry's or gate's: each kind is granted its largest limit
-    for k in left:
-        widest[k[:2]] = max(widest.get(k[:2], 0.0), float(np.max(limits[k], initial=0.0)))
-    for k in left:
-        error, limit = np.abs(left[k] - right[k]), np.full_like(limits[k], widest[k[:2]])
-        if not np.isfinite(limit).all():
+    for k, limit in zip(left, largest[2].tolist(), strict=True):
+        widest[k[:2]] = max(widest.get(k[:2], 0.0), limit)
+    with np.errstate(all="ignore"):
+        limit = np.array([widest[k[:2]] for k in left])
+        grown = tol.KAPPA * np.array([bench.u(f"d{k}") for k in left]) * scales / limit  # a wrong, larger gradient rounds more
+        limit = limit * np.where(np.isfinite(grown), np.maximum(1.0, grown), 1.0)
+        error = np.abs(one - two)
+        ratios = np.where(error == 0, 0.0, error / np.repeat(limit, sizes))
+    ratios = np.where(np.isnan(ratios), np.inf, ratios)
+    pieces = []
+    for k, start, size, scale, most in zip(left, starts.tolist(), sizes.tolist(), scales.tolist(), limit.tolist(), strict=True):
+        if not math.isfinite(widest[k[:2]]):
             pieces.append(Evidence(UNRESOLVED, quantity=k, rule="no finite tolerance here"))
             continue
-        scale = max(np.abs(left[k]).max(initial=0.0), np.abs(right[k]).max(initial=0.0))
-        with np.errstate(all="ignore"):
-            grown = tol.KAPPA * bench.u(f"d{k}") * scale / limit.max(initial=0.0)  # a wrong, larger gradient rounds more
-            limit = limit * max(1.0, grown) if np.isfinite(grown) else limit
-            ratios = np.where(error == 0, 0.0, error / limit)
-        ratios = np.where(np.isnan(ratios), np.inf, ratios)
-        index = tuple(int(n) for n in np.unravel_index(np.argmax(ratios), ratios.shape))
-        worst = float(ratios[index])
-        outcome = FAIL if worst > 1 else UNRESOLVED if scale and limit.max() >= bench.arithmetic.resolution * scale else PASS
-        values = (float(left[k][index]), float(right[k][index]), None, float(error[index]), float(limit[index]))
-        pieces.append(Evidence(outcome, worst, k, index, *values, rule="|left − right| ≤ Σ|coefficient|·tolerance"))
+        entry = int(ratios[start : start + size].argmax())
+        at = start + entry
+        worst = ratios.item(at)
+        outcome = FAIL if worst > 1 else UNRESOLVED if scale and most >= bench.arithmetic.resolution * scale else PASS
+        values = (one.item(at), two.item(at), None, error.item(at), most)
+        pieces.append(
+            Evidence(outcome, worst, k, index_of(entry, left[k].shape), *values, rule="|left − right| ≤ Σ|coefficient|·tolerance")
+        )
     failed = [e for e in pieces if e.outcome == FAIL]
     resolved = [e for e in pieces if e.outcome == PASS]
-    return worst_of(failed or resolved or pieces) if pieces else Evidence(UNRESOLVED)
+    return worst_of(failed or resolved or pieces)
 
 
 def _homogeneity(bench: Bench, judged: Judged) -> Evidence:

@@ -17,6 +17,7 @@ from importlib import metadata
 import numpy as np
 
 from .. import cases
+from ..candidates import contract
 from ..candidates.contract import Candidate, Finding
 from ..cases import Case, Spec
 from ..reference.variant import TEXTBOOK, Variant
@@ -296,18 +297,24 @@ def evidence_of(bench: Bench, spec: Spec, wanted, with_differences: bool, with_l
 
 
 def evidence_of_case(bench: Bench, case: Case, wanted, with_differences: bool, with_laws: bool, with_state: bool) -> dict[str, Evidence]:
+    with contract.listening():
+        return {k: v for k, v in _evidence(bench, case, wanted, with_differences, with_laws, with_state).items() if wanted(k)}
+
+
+def _evidence(bench: Bench, case: Case, wanted, with_differences: bool, with_laws: bool, with_state: bool) -> dict[str, Evidence]:
     judged = judge(bench, case, with_differences and any(wanted(c) for c in CHECKS if c.endswith(".differences")), with_taps=with_laws)
     found = dict(judged.evidence)
-    if judged.gradients is not None and judged.gradients.arrays:
-        if with_laws:
-            found |= judge_laws(bench, judged, wanted)
-        if with_state:
-            other = _other(bench, judged)
-            if other.gradients is not None:
-                found |= judge_state(bench, judged, other, wanted)
-            else:  # it broke where the first case did not
-                found |= {k: e for k, e in other.evidence.items() if k.startswith("contract.") and e.outcome == FAIL}
-    return {k: v for k, v in found.items() if wanted(k)}
+    if judged.gradients is None or not judged.gradients.arrays:
+        return found
+    if with_laws:
+        found |= judge_laws(bench, judged, wanted)
+    if with_state:
+        other = _other(bench, judged)
+        if other.gradients is not None:
+            found |= judge_state(bench, judged, other, wanted)
+        else:  # it broke where the first case did not
+            found |= {k: e for k, e in other.evidence.items() if k.startswith("contract.") and e.outcome == FAIL}
+    return found
 
 
 def _other(bench: Bench, judged: Judged) -> Judged:

@@ -55,6 +55,7 @@ OUTER = ("dW", "dW_v")  # no entry of these meets another: their rows share the 
 BOUNDED = frozenset(("f", "i", "o", "c_tilde", "tanh_c", "h", "do", "di", "dc_tilde", "da.f", "da.i", "da.c", "da.o", "dc_next"))
 NEITHER, SIGMOID, SIGMOID_AND_TANH = 0, 1, 2  # whose noise is absolute ...
 ABSOLUTE = ((), ("f", "i", "o"), ("f", "i", "o", "c_tilde", "tanh_c"))  # ... and what each of them forms
+STEP, WIDE_STEP = (LANES, 8, 40), (LANES, 8, 160)  # steps that are no larger, of one gate and of four, take a part of the noise of these
 LONGEST = 2**32  # more than any quantity is stored in one run
 COLUMNS = 2**12  # entries whose lanes are looked at together
 TINY_NOISE, SMALL_NOISE = 2**10, 2**13  # numbers in a draw of noise: what is no larger is kept for the next case of the same sizes
@@ -207,14 +208,14 @@ class _Noise:
         self.unusual = {"v", "log_y_hat", "log_y_hat_y", *self.of_one, *("a" if forget_bias else "")}
 
     def __call__(self, name: str, label: str, index, *terms) -> np.ndarray:
-        q = rewrite.total(terms)
-        value, magnitude, n = q
+        alone = len(terms) == 1 and not isinstance(terms[0], rewrite.Sum)
+        value, magnitude, n = (terms[0], np.abs(terms[0]), 1) if alone else rewrite.total(terms)
         if name == "z":  # copied, not computed
             return value
         if name not in BOUNDED:
             self.peaks.append(magnitude.item(magnitude.argmax()))  # max() takes three times as long for it
         if name in self.unusual:
-            magnitude = self._magnitude(name, q)
+            magnitude = self._magnitude(name, value, magnitude)
         size = np.maximum(magnitude, self.least_gate if label == "F:gates" else self.least, out=magnitude)  # formed for this store
         if name in SUMS:
             n *= self.parts
@@ -224,19 +225,19 @@ class _Noise:
         noise += value
         return noise
 
-    def _magnitude(self, name: str, q: rewrite.Sum) -> np.ndarray:
+    def _magnitude(self, name: str, value: np.ndarray, magnitude: np.ndarray) -> np.ndarray:
         """Of an `unusual` quantity."""
         if name in self.of_one:
-            return np.ones_like(q.magnitude)
+            return np.ones_like(magnitude)
         if name == "log_y_hat":  # v − lse: others subtract max v first
-            return np.abs(q.value) + np.abs(self.v - self.v.max(-1, keepdims=True))
+            return np.abs(value) + np.abs(self.v - self.v.max(-1, keepdims=True))
         if name == "log_y_hat_y":  # others take the log of a rounded ŷ
-            return np.abs(q.value) + np.maximum(1.0, self.p.m / np.maximum(np.exp(q.value), np.finfo(float).tiny))
+            return np.abs(value) + np.maximum(1.0, self.p.m / np.maximum(np.exp(value), np.finfo(float).tiny))
         if name == "v":
-            self.v = q.value
+            self.v = value
         if name == "a":
-            Gates(q.magnitude).f[...] += 2 * abs(self.forget_bias)
-        return q.magnitude
+            Gates(magnitude).f[...] += 2 * abs(self.forget_bias)
+        return magnitude
 
     def _xi(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
         """η·ξ of one store: it depends on nothing but η, the name, the shape and how often the name was stored."""
@@ -246,6 +247,10 @@ class _Noise:
         if self.parts > 1:  # no other case will meet it
             return _draw_noise(name, count, shape, self.eta)
         size = math.prod(shape)
+        if size > TINY_NOISE and len(shape) == 3:  # one step
+            for kept, widest in ((_step_noise, STEP), (_wide_noise, WIDE_STEP)):
+                if shape[1] <= widest[1] and shape[2] <= widest[2]:
+                    return kept(name, count, widest, self.eta)[:, : shape[1], : shape[2]]
         kept = _tiny_noise if size <= TINY_NOISE else _small_noise if size <= SMALL_NOISE else _large_noise
         return kept(name, count, shape, self.eta)
 
@@ -289,7 +294,9 @@ def _repeated_noise(name: str, units: int) -> tuple[np.ndarray, np.ndarray]:
     return _signed(always, (SAME_STEPS, units)), _signed(always, (SAME_UNITS, 1))
 
 
-# every case of the same sizes meets the same noise; the first two hold 128 MB each at most
+# every case of the same sizes meets the same noise; these hold 128 MB each at most
+_step_noise = functools.lru_cache(maxsize=2**11)(_draw_noise)
+_wide_noise = functools.lru_cache(maxsize=2**9)(_draw_noise)
 _tiny_noise = functools.lru_cache(maxsize=2**14)(_draw_noise)
 _small_noise = functools.lru_cache(maxsize=2**11)(_draw_noise)
 _large_noise = functools.lru_cache(maxsize=16)(_draw_noise)
