@@ -9,7 +9,7 @@ from rich.console import Console
 from lstm_ref import verify
 from lstm_ref.candidates.layout import PRESETS
 from lstm_ref.candidates.load import plug
-from lstm_ref.candidates.reference import ReferenceLayer
+from lstm_ref.candidates.reference import ReferenceLayer, ReferenceModel
 from lstm_ref.diagnosis import edges, gains, mutants, power
 from lstm_ref.diagnosis.explain import explain, matching
 from lstm_ref.diagnosis.localise import localise
@@ -71,7 +71,7 @@ def test_sight_is_told_over_weight_scale_and_steps(monkeypatch):
     monkeypatch.setattr(power, "CURVE_STEPS", (1, 10))
     monkeypatch.setattr(power, "CURVE_CASES", 3)
     sights = {(s.weights, s.T): s for s in power.curve("float64")}
-    assert sights[0.01, 1].entry < sights[0.01, 10].entry < 1e-12 < sights[3.0, 10].entry < 1e-9
+    assert sights[0.01, 1].entry < sights[0.01, 10].entry < 1e-13 < sights[3.0, 10].entry < 1e-9
     assert all(s.resolved == 1 for s in sights.values())
     out = io.StringIO()
     report.show_curve(Console(file=out, width=80), "float64", list(sights.values()))
@@ -471,6 +471,55 @@ class SummedGradients(MeanLoss):
 def test_gradients_of_a_sum_where_the_loss_is_a_mean_are_called_that():
     told = [(f.edges[0].id, f.wrong) for f in explain(plug(SummedGradients)[0], FLOAT64).fits]
     assert ("dv", ("summed over batch and time where a mean is due",)) in told
+
+
+def decayed(base, method, shares):
+    """A candidate whose gradients have shares of their own parameters on them."""
+
+    class Decayed(base):
+        pass
+
+    def with_shares(self, p):
+        one, two = getattr(base, method)(self, p)
+
+        def changed(gradients):
+            return {k: v + shares[k[:2]] * p[k] if k[:2] in shares else v for k, v in gradients.items()}
+
+        return (one, (lambda s: changed(two(s)))) if callable(two) else (one, changed(two))
+
+    setattr(Decayed, method, with_shares)
+    return plug(Decayed)[0]
+
+
+@pytest.mark.parametrize(
+    ("base", "shares", "label", "told"),
+    [
+        (CellByCell, {"W_": 1e-3}, "B:weights", "0.001 times the parameter itself is added to dW_f, dW_i, dW_c, dW_o (weight decay"),
+        (
+            KerasStyle,
+            {"ke": 2.0, "re": 2.0},
+            "B:weights",
+            "2 times the parameter itself is added to dW_f, dW_i, dW_c, dW_o (weight decay: ",
+        ),
+        (CellByCell, {"b_": -0.3}, "B:biases", "-0.3 times the parameter itself is added to db_f, db_i, db_c, db_o (weight decay"),
+        (
+            ReferenceModel,
+            {"W_": 0.25},
+            "B:weights",
+            "0.25 times the parameter itself is added to dW_f, dW_i, dW_c, dW_o, dW_v (weight decay: ",
+        ),
+    ],
+)
+def test_weight_decay_is_named(base, shares, label, told):
+    found = explain(decayed(base, "loss_and_gradients" if base is ReferenceModel else "pullback", shares), FLOAT64)
+    ((where, text),) = found.names
+    assert where == label
+    assert text.startswith(told)
+
+
+@pytest.mark.parametrize("shares", [{"W_": 1e-3, "b_": 2e-3}, {"x": 1e-3}, {"h0": 1e-3}])
+def test_what_is_no_weight_decay_is_not_called_it(shares):
+    assert explain(decayed(CellByCell, "pullback", shares), FLOAT64) is None
 
 
 def test_what_nothing_explains_is_said_to_be_that(monkeypatch):

@@ -1,9 +1,9 @@
 """Explain: a verdict with failing gradients in, the same verdict with the wrong term named; silent where nothing decides.
 
-First one edge with one gain, then the bank of mutants, then pairs of edges, then two mistakes of which one shows in a few gradients
-alone, or does so in a single time step: the first kind that explains every gradient of every probe to rounding. Several explanations
-that the answers cannot tell apart are given together. What explains the wrong gradients and is refuted by right ones is looked for
-again where a condition holds.
+First one edge with one gain, then the bank of mutants, then a share of the parameters on their gradients, then pairs of edges, then
+two mistakes of which one shows in a few gradients alone, or does so in a single time step: the first kind that explains every gradient
+of every probe to rounding. Several explanations that the answers cannot tell apart are given together. What explains the wrong gradients
+and is refuted by right ones is looked for again where a condition holds.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ..cases import CORNERS, Case, Spec
 from ..judgement import tolerances as tol
 from ..judgement.judge import Bench, computed_in, fitted, held_in
 from ..judgement.verdict import FAIL, Verdict
-from . import apart, gains, mutants, regions
+from . import added, apart, gains, mutants, regions
 from .gains import Fit
 from .heat import Heat, heat
 from .localise import Location, localise
@@ -151,6 +151,9 @@ def explain(face: Candidate, precision: tol.Precision, region: Region | None = N
         return Explanation(tuple(f for f in fits if len(f.edges[0].members) == fewest), (), fits[0].distance, failing)
     if named := matching([*asked, *sound]):
         return Explanation((), tuple((m.label, m.words) for m, _ in named), named[0][1], failing)
+    if penalty := added.decay(asked, sound):
+        label, text, distance = penalty
+        return Explanation((), ((label, text),), distance, failing)
     small = probes(face, precision, (region.sizes(SMALL),), region.change)
     if small and (fits := gains.pairs(small[0], [*asked, *sound])):
         return Explanation(tuple(fits), (), fits[0].distance, failing)
