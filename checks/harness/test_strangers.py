@@ -13,7 +13,7 @@ from rich.console import Console
 from lstm_ref import cases, verify
 from lstm_ref.candidates.contract import Candidate
 from lstm_ref.candidates.load import TargetError, load, plug
-from lstm_ref.candidates.reference import ReferenceLayer
+from lstm_ref.candidates.reference import ReferenceLayer, ReferenceModel
 from lstm_ref.judgement import tolerances as tol
 from lstm_ref.judgement.against import hold
 from lstm_ref.judgement.comparison import worst_of
@@ -611,6 +611,78 @@ def test_an_array_under_another_name_is_still_told_the_layout():
 
     told = {r.id: r.reason for r in verify(Wants, only="contract.call").failures()}["contract.call"]
     assert told.endswith("if yours lie in another way or have other names, declare a layout")
+
+
+def losses(candidate, *more):
+    """How often the candidate was asked for its loss alone and for both, and the verdict."""
+    asked = {"loss": 0, "loss_and_gradients": 0}
+
+    class Counted(candidate):
+        def loss(self, *given):
+            asked["loss"] += 1
+            return super().loss(*given)
+
+        def loss_and_gradients(self, inputs):
+            asked["loss_and_gradients"] += 1
+            return super().loss_and_gradients(inputs)
+
+    if more:
+        Counted.loss = more[0]
+    verdict = verify(Counted)
+    return asked, verdict
+
+
+def test_a_model_that_gives_its_loss_alone_is_differenced_by_it():
+    asked, verdict = losses(ReferenceModel)
+    assert verdict.outcome == "pass"
+    assert asked["loss"] > 2 * asked["loss_and_gradients"]
+
+
+class DoubledLoss(ReferenceModel):
+    def loss_and_gradients(self, inputs):
+        J, gradients = super().loss_and_gradients(inputs)
+        return 2 * J, {k: 2 * v for k, v in gradients.items()}
+
+
+def test_another_loss_than_that_of_the_gradients_is_not_differenced():
+    """What it overrides is the loss that is judged: its gradients are right ones of that."""
+    asked, verdict = losses(DoubledLoss)
+    assert asked["loss"] < asked["loss_and_gradients"] / 10
+    told = {r.id: r.outcome for r in verdict.results}
+    assert told["forward.J"] == "fail"
+    assert told["grad.W_f.differences"] == told["grad.W_v.differences"] == "pass"
+
+
+@pytest.mark.parametrize(
+    "loss", [lambda self: 1.0, lambda self, x, y: 1.0, lambda self, x, y=None: 1.0, lambda self, p: "one", lambda self, p: 1.0, 3]
+)
+def test_a_loss_that_is_something_else_is_left_alone(loss):
+    _, verdict = losses(ReferenceModel, loss)
+    assert verdict.outcome == "pass"
+
+
+def test_a_wrong_gradient_of_a_model_is_refuted_by_differences_of_its_loss_alone():
+    class Wrong(ReferenceModel):
+        def loss_and_gradients(self, inputs):
+            J, gradients = super().loss_and_gradients(inputs)
+            return J, {k: v * (1.01 if k == "W_v" else 1) for k, v in gradients.items()}
+
+    asked, verdict = losses(Wrong)
+    assert {"grad.W_v.autodiff", "grad.W_v.differences"} <= {r.id for r in verdict.failures()}
+    assert asked["loss"]
+
+
+def test_a_loss_that_changes_from_call_to_call_is_told():
+    class Drifts(ReferenceModel):
+        calls = 0
+
+        def loss_and_gradients(self, inputs):
+            J, gradients = super().loss_and_gradients(inputs)
+            Drifts.calls += 1
+            return J * (1 + 1e-9 * (Drifts.calls % 2)), gradients  # input value
+
+    reason = {r.id: r.reason for r in verify(Drifts).failures()}["state.repeat"]
+    assert reason.startswith("the output J of the same call is another one than before")
 
 
 class OtherAlone(CellByCell):

@@ -386,23 +386,41 @@ def cotangents_for(call: Call, outputs: Answer, cotangents: dict) -> dict[str, n
 
 
 def _start_model(call: Call, instance):
-    factor = REDUCTIONS[call.candidate.reduction](call.sizes, call.inputs[call.candidate.layout.name("w")].real.astype(np.float64))
-    if factor == 0:  # the mean over no position is 0/0, the sum that it stands for is zero
+    factor = _factor(call)
+    if factor == 0:
         nothing = {k: np.zeros(call.shapes[k]) for k in call.candidate.gradient_names}
         return Answer({"J": np.zeros(())}, {}, {}), lambda cotangents: Answer(nothing, {}, {})
     J, gradients = _pair(
         guarded(call, "loss_and_gradients", instance.loss_and_gradients, call.inputs), "loss_and_gradients", "(J, gradients)"
     )
+    value, loss = _value(call, J, "loss_and_gradients")
+    found = answer(call, gradients, "loss_and_gradients", call.candidate.gradient_names)
+    scaled = found._replace(arrays={k: v * factor for k, v in found.arrays.items()})
+    return Answer({"J": value * factor}, {}, {"J": loss}), lambda cotangents: scaled
+
+
+def loss(call: Call, instance) -> np.ndarray:
+    """J of a model by its method `loss(inputs)`, which forms no gradients. Raises Finding where that is none, or gives none."""
+    factor = _factor(call)
+    if factor == 0:
+        return np.zeros(())
+    return _value(call, guarded(call, "loss", instance.loss, call.inputs), "loss")[0] * factor
+
+
+def _factor(call: Call) -> float:
+    """What the loss is to be multiplied by to be a sum; 0 for the mean over no position, which is 0/0 where the sum is zero."""
+    return REDUCTIONS[call.candidate.reduction](call.sizes, call.inputs[call.candidate.layout.name("w")].real.astype(np.float64))
+
+
+def _value(call: Call, J, where: str) -> tuple[np.ndarray, np.ndarray]:
+    """A loss that came back, as float64 or complex128, and as it came."""
     try:
         loss = one_number(J)
         if np.iscomplexobj(loss) and call.dtype.kind != "c":
             raise TypeError
     except Exception:  # any conversion may fail in foreign code
-        raise Finding("contract.call", f"loss_and_gradients returned {kind(J)} as the loss; one number is due") from None
-    value = np.array(complex(loss) if np.iscomplexobj(loss) else float(loss)) * factor
-    found = answer(call, gradients, "loss_and_gradients", call.candidate.gradient_names)
-    scaled = found._replace(arrays={k: v * factor for k, v in found.arrays.items()})
-    return Answer({"J": value}, {}, {"J": loss}), lambda cotangents: scaled
+        raise Finding("contract.call", f"{where} returned {kind(J)} as the loss; one number is due") from None
+    return np.array(complex(loss) if np.iscomplexobj(loss) else float(loss)), loss
 
 
 def answer(call: Call, returned, where: str, due: tuple[str, ...], read: tuple[str, ...] | None = None) -> Answer:
@@ -660,6 +678,14 @@ def time_limit(seconds: float):
             yield
         finally:
             signal.setitimer(signal.ITIMER_REAL, remaining)
+
+
+def gives_loss(instance) -> bool:
+    """Whether a model has a method `loss` that takes the inputs and nothing else."""
+    try:
+        return [p.default for p in inspect.signature(instance.loss).parameters.values()] == [inspect.Parameter.empty]
+    except (TypeError, ValueError, AttributeError):
+        return False
 
 
 def accepts_taps(instance) -> bool:

@@ -32,15 +32,21 @@ class ReferenceLayer:
 class ReferenceModel:
     """The textbook LSTM with an output layer and weighted softmax cross-entropy, summed."""
 
+    def loss(self, inputs):
+        return self._head(forward(inputs), inputs).J
+
     def loss_and_gradients(self, inputs):
         trace = forward(inputs)
-        data = (inputs["W_v"], inputs["b_v"], inputs["y"], inputs["w"])
-        head = objectives.softmax_forward(trace.h, *data)
+        head = self._head(trace, inputs)
         top = objectives.softmax_backward(head, trace.h, inputs["W_v"], inputs["y"], inputs["w"])
         nothing = inputs["h0"] * 0
         gradients = _gradients(backward(trace, top.dh_out, nothing, nothing))
         own = {"W_v": top.dW_v, "b_v": top.db_v, "v": top.dv}
         return head.J, {**gradients, **{k: v.astype(inputs["x"].dtype) for k, v in own.items()}}
+
+    @staticmethod
+    def _head(trace, inputs):
+        return objectives.softmax_forward(trace.h, *(inputs[k] for k in ("W_v", "b_v", "y", "w")))
 
 
 class _Taps:

@@ -254,7 +254,7 @@ def _judge(bench: Bench, case: Case, with_differences: bool, with_taps: bool) ->
     if outputs is None:
         return found
     bench.output_names = found.outputs = tuple(k for k in LAYER_OUTPUTS if k in outputs.arrays)
-    found.values = {k: outputs.arrays[k] for k in found.outputs}
+    found.values = {k: outputs.arrays[k] for k in (*found.outputs, *(("J",) if case.model else ()))}
     for answer in filter(None, (outputs, found.gradients)):
         _contract_evidence(found, answer, bench)
     forward_right = _judge_forward(found, outputs, bench)
@@ -387,13 +387,15 @@ def _judge_differences(found: Judged, bench: Bench, call: contract.Call, forward
     rng = np.random.default_rng(case.spec.seed)
     base = {k: v if v.dtype.kind == "i" else v.astype(np.float64) for k, v in call.inputs.items()}
     apart: Evidence | None = None
+    alone = case.model and _loss_alone(bench, found, call)
     for k in (*names, *inner):
         if bench.refuted.get(k, 0) >= ENOUGH:
             continue
         kind = "inter" if k in inner else "grad"
         exact = p.name == "float64" and bench.complex_safe.get((k, case.spec.regime), True)
         for told, seen, direction, part in _differenced(found.gradients, k, rng, exact, bench.candidate.layout):
-            J = _along(call, bench.instance, case, base, k, direction, tapped=k in inner, part=part)
+            along = {} if k in inner else contract.direction(call.candidate, case.inputs, k, direction, part)
+            J = _along(call, bench.instance, case, base, along, {k: direction} if k in inner else {}, alone)
             try:
                 evidence = _one_difference(bench, found, k, told, seen, direction, J, limits[k])
                 if evidence.outcome == FAIL and (apart := apart or _forward_alone(bench, found, call)).outcome == FAIL:
@@ -511,20 +513,29 @@ def _directions(seen: np.ndarray, rng: np.random.Generator, exact: bool):
     yield direction / math.sqrt(np.vdot(direction, direction))
 
 
-def _along(call: contract.Call, instance, case: Case, base: dict, name: str, direction: np.ndarray, tapped: bool, part: str | None = None):
-    """J of the candidate's own forward pass, as a function of a real or imaginary step along a direction from `base`."""
-    along = {} if tapped else contract.direction(call.candidate, case.inputs, name, direction, part)
+def _along(call: contract.Call, instance, case: Case, base: dict, along: dict, taps: dict, alone: bool):
+    """J of the candidate's own forward pass, as a function of a real or imaginary step from `base` along a direction: of its arrays, or of
+    `taps`. `alone` says that a model gives its loss without gradients."""
 
     def J(step):
         dtype = np.dtype(np.complex128) if isinstance(step, complex) else call.dtype
         there = contract.moved(call, base, along, step, dtype)
         if call.candidate.model:
-            outputs, _ = contract.start(there, instance)
-            return outputs.arrays["J"][()]
-        taps = {name: (step * direction).astype(dtype)} if tapped else None
-        return functional(contract.forward(there, instance, taps).arrays, contract.flowing(call.candidate, case.cotangents))
+            return contract.loss(there, instance)[()] if alone else contract.start(there, instance)[0].arrays["J"][()]
+        tapped = {k: (step * v).astype(dtype) for k, v in taps.items()} or None
+        return functional(contract.forward(there, instance, tapped).arrays, contract.flowing(call.candidate, case.cotangents))
 
     return J
+
+
+def _loss_alone(bench: Bench, found: Judged, call: contract.Call) -> bool:
+    """Whether a model gives the same loss without gradients, by a method of its own."""
+    if not contract.gives_loss(bench.instance):
+        return False
+    try:
+        return bool(abs(contract.loss(call, bench.instance) - found.values["J"]) <= found.point.rounding_of_J)
+    except Finding:
+        return False
 
 
 def functional(outputs: dict, s: dict):
