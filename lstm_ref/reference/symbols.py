@@ -33,30 +33,26 @@ class Sizes(NamedTuple):
     K: int = 1
 
 
+# the axes of every quantity in the textbook layout; Z is that of z = [h, x]
+AXES = {
+    "x": "TBD",
+    **dict.fromkeys(("h0", "c0", "h_T", "c_T"), "BH"),
+    **dict.fromkeys(WEIGHTS, "HZ"),
+    **dict.fromkeys(BIASES, "H"),
+    **dict.fromkeys(("h", "c", "o", "f", "i", "c_tilde", *PREACTIVATIONS), "TBH"),
+    "z": "TBZ",
+    "W_v": "KH",
+    "b_v": "K",
+    **dict.fromkeys(("v", "y_hat"), "TBK"),
+    **dict.fromkeys(("y", "w"), "TB"),
+    "J": "",
+}
+
+
 @functools.lru_cache(maxsize=4096)
 def shape(name: str, n: Sizes) -> tuple[int, ...]:
     """The shape of a quantity (or of its gradient) in the textbook layout. Raises KeyError for an unknown name."""
-    if name in WEIGHTS:
-        return (n.H, n.H + n.D)
-    if name in BIASES:
-        return (n.H,)
-    if name in PREACTIVATIONS or name in ("h", "c", "o", "f", "i", "c_tilde"):
-        return (n.T, n.B, n.H)
-    return {
-        "x": (n.T, n.B, n.D),
-        "h0": (n.B, n.H),
-        "c0": (n.B, n.H),
-        "h_T": (n.B, n.H),
-        "c_T": (n.B, n.H),
-        "z": (n.T, n.B, n.H + n.D),
-        "W_v": (n.K, n.H),
-        "b_v": (n.K,),
-        "v": (n.T, n.B, n.K),
-        "y_hat": (n.T, n.B, n.K),
-        "y": (n.T, n.B),
-        "w": (n.T, n.B),
-        "J": (),
-    }[name]
+    return tuple(n.H + n.D if axis == "Z" else getattr(n, axis) for axis in AXES[name])
 
 
 # Every equation once, as a reader would write it; the labels are the ones at the ends of the lines of code.

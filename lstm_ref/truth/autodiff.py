@@ -16,13 +16,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..reference.symbols import GATES, MODEL_INPUTS, MODEL_INTERMEDIATES, WEIGHTS, Sizes, shape
+from ..reference.symbols import AXES, GATES, MODEL_INPUTS, MODEL_INTERMEDIATES, WEIGHTS, Sizes, shape
 from . import programs
 
 MASKED_LOGIT = -1e30  # −∞ would give 0·∞ = NaN in the gradient
 BUCKETS = (Sizes(8, 4, 8, 8, 8), Sizes(36, 8, 40, 40, 40))
 GIVEN = (*MODEL_INPUTS, "s", "s_h", "s_c", "w", "y", "alive", "classes")
 FOUND = (*MODEL_INTERMEDIATES, "y_hat", "J", *(f"d{k}" for k in (*MODEL_INPUTS, *MODEL_INTERMEDIATES)))
+_AXES_FOUND = tuple(AXES[name.removeprefix("d")] for name in FOUND)
 NEAR_ZERO = 0.8  # below it nine levels of the continued fraction err less than rounding does
 
 
@@ -230,12 +231,12 @@ def _cut(flat: np.ndarray, n: Sizes, p: Sizes) -> dict[str, np.ndarray]:
 @functools.lru_cache(maxsize=256)
 def _parts(n: Sizes, p: Sizes) -> list[list[tuple[slice, ...]]]:
     """Where a case lies in the padded quantities `FOUND`: in one part of each, or in two where h and x are joined."""
-    parts = []
-    for of in (name.removeprefix("d") for name in FOUND):
-        own = tuple(map(slice, shape(of, n)))
-        joined = of in WEIGHTS or of == "z"
-        parts.append([(*own[:-1], slice(n.H)), (*own[:-1], slice(p.H, p.H + n.D))] if joined else [own])
-    return parts
+    own = {axis: slice(size) for axis, size in n._asdict().items()}
+    found = []
+    for axes in _AXES_FOUND:
+        before = tuple(own[axis] for axis in axes if axis != "Z")
+        found.append([(*before, own["H"]), (*before, slice(p.H, p.H + n.D))] if axes[-1:] == "Z" else [before])
+    return found
 
 
 @contextlib.contextmanager
