@@ -348,7 +348,13 @@ def _beside_the_bank() -> Iterator[Mutant]:
     carry, da_f = "dc_next = dc[t] * f[t]", "da.f[t] = df[t] * f[t] * (1 - f[t])"
     slope, z = "(1 - tanh_c[t] ** 2)", "outer_sum(da.all, z)"
     parts = "W_h, W_x = np.ascontiguousarray(W[..., :H]), W[..., H:]"
+    dh, flow = "dh[t] = dh_out[t] + dh_next", "what flows in on h_t"
     table = [
+        (f"{flow} is taken at the last step only", "time", "B:hidden", dh, "dh[t] = dh_out[t] * (t == T - 1) + dh_next"),
+        (f"{flow} is taken at the first step only", "time", "B:hidden", dh, "dh[t] = dh_out[t] * (t == 0) + dh_next"),
+        (f"{flow} is left out at the last step", "time", "B:hidden", dh, "dh[t] = dh_out[t] * (t < T - 1) + dh_next"),
+        (f"{flow} is left out at the first step", "time", "B:hidden", dh, "dh[t] = dh_out[t] * (t > 0) + dh_next"),
+        (f"{flow} is counted twice at the last step", "time", "B:hidden", dh, "dh[t] = dh_out[t] * (1 + (t == T - 1)) + dh_next"),
         ("dc_next takes da_o for o", "carry", "B:carry", carry, f"dc_next = (dc[t] - dh[t] * o[t] * {slope} + dh[t] * da.o[t] * {slope}) * f[t]"),
         ("dc_next takes do for o", "carry", "B:carry", carry, f"dc_next = (dc[t] - dh[t] * o[t] * {slope} + dh[t] * do[t] * {slope}) * f[t]"),
         ("df and di exchanged", "gate", "B:gates", da_f, f"df[t], di[t] = di[t].copy(), df[t].copy(); {da_f}"),
