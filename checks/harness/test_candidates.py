@@ -621,6 +621,23 @@ def test_a_student_that_cannot_be_differenced_as_it_is_is_told_what_to_do(monkey
     assert (slow.outcome, slow.reason) == ("fail", f"gradients() or loss() {told}")
 
 
+def test_a_slow_student_is_differenced_along_fewer_directions_and_told_so(monkeypatch):
+    """So many that all of them take about as long as is granted, two at the least: a wrong gradient fails along any of them."""
+    monkeypatch.setattr(Slow, "loss", lambda self: (time.sleep(0.002), Student.loss(self))[1])
+    monkeypatch.setattr(student_judged, "SPENT", 0.2)
+    verdict = verify(Slow)
+    counts = {r.id: r.cases for r in verdict.results if r.chapter == "grad"}
+    assert verdict.outcome == "pass"
+    assert {2} <= set(counts.values())
+    assert any(note.startswith("loss() takes 0.00") for note in verdict.notes)
+    assert any("along 2 directions each" in note for note in verdict.notes)
+
+    class Wrong(Slow, ForgetfulStudent):
+        pass
+
+    assert {r.id for r in verify(Wrong).failures()} == {"grad.W.differences", "grad.U.differences", "grad.b.differences"}
+
+
 class Nested(Student):
     """A dict of dicts among its gradients."""
 

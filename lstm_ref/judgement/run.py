@@ -137,7 +137,8 @@ def _run_one(target, faces, profile, dtype, seed, only, progress, declared) -> V
             why = "interrupted before the object was judged"
             results = [Result("contract.call", "float64", NOT_RUN, reason=why)]
             raise Interrupted(_verdict(target, profile, seed, results, 0, began, "self-consistency", (), incomplete=why)) from None
-        return _verdict(target, profile, seed, results, len(results), began, "self-consistency", ())
+        slow = dict.fromkeys(r.reason for r in results if r.outcome == PASS and r.reason)
+        return _verdict(target, profile, seed, results, len(results), began, "self-consistency", slow)
     checks = manifest(faces)
     wanted = selected(checks, only)
     sheet = Sheet({c.id: c for c in checks}, wanted, due(faces))

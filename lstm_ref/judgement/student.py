@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fnmatch
 import statistics
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -21,6 +22,8 @@ from .verdict import CANNOT_TELL, DESELECTED, FAIL, NOT_RUN, PASS, Evidence, Res
 ENTRIES = 64  # blocks of so few entries are differenced entry by entry
 DIRECTIONS = 8
 SECONDS = 5.0
+SPENT, PASSES = 20.0, 12  # seconds that all differences may take, about; passes of one direction
+FEWEST = 2  # directions, however slow
 
 
 def judge_student(candidate: Candidate, only: str | None) -> list[Result]:
@@ -34,8 +37,11 @@ def judge_student(candidate: Candidate, only: str | None) -> list[Result]:
             for _ in range(2):
                 answers.append(student.kept(student.gradients_of(thing)))  # loss() may write into them
                 moved |= student.put_back(thing, before)
+            seconds = 0.0
             for _ in range(2):
+                began = time.monotonic()
                 losses.append(student.loss_of(thing))
+                seconds = time.monotonic() - began
                 shifted |= student.put_back(thing, before)
             gradients, again = answers
     except Finding as finding:
@@ -55,7 +61,10 @@ def judge_student(candidate: Candidate, only: str | None) -> list[Result]:
     if losses[0] != losses[1]:
         unsteady = f"loss() gives {losses[0]!r} and then {losses[1]!r}"
     else:
-        judged = {k: _judged(thing, k, v, gradients) for k, v in before.items()}
+        spent = PASSES * len(before) * seconds
+        most = max(FEWEST, int(SPENT / spent)) if spent else ENTRIES
+        judged = {k: _judged(thing, k, v, gradients, most) for k, v in before.items()}
+        judged = {k: _with_power(r, before[k].size, seconds) for k, r in judged.items()}
     if faults:
         wrong = next(iter(faults.values()))
     elif wrong := _unread(thing, list(judged.values())):
@@ -112,10 +121,18 @@ def _unread(thing, judged: list[Result]) -> str:
     return f"{told}; give the very arrays that it reads in params, no copies" if unread else ""
 
 
-def _judged(thing, name: str, value: np.ndarray, gradients: dict) -> Result:
+def _with_power(r: Result, entries: int, seconds: float) -> Result:
+    """The result, and why it rests on fewer directions than there are entries, where that is for the time that they take."""
+    if r.outcome != PASS or r.cases >= min(entries, DIRECTIONS):
+        return r
+    told = f"loss() takes {seconds:.2g} s, so that gradients are differenced along {r.cases} directions each"
+    return replace(r, reason=f"{told}; with fewer steps and units they are along more")
+
+
+def _judged(thing, name: str, value: np.ndarray, gradients: dict, most: int) -> Result:
     id_ = f"grad.{name}.differences"
     try:
-        r = _parameter(thing, name, value, student.gradient_of(gradients, name, value.shape))
+        r = _parameter(thing, name, value, student.gradient_of(gradients, name, value.shape), most)
         unread = r.outcome == FAIL and r.worst is not None and r.worst.difference == 0 and student.still(thing, name)
         return replace(r, reason=f"loss() stays the same whatever is written into {name}") if unread else r
     except Finding as finding:
@@ -124,7 +141,7 @@ def _judged(thing, name: str, value: np.ndarray, gradients: dict) -> Result:
         return Result(id_, "float64", FAIL, 1, failed=1, reason=finding.sentence)
 
 
-def _parameter(thing, name: str, value: np.ndarray, seen: np.ndarray) -> Result:
+def _parameter(thing, name: str, value: np.ndarray, seen: np.ndarray, most: int) -> Result:
     id_ = f"grad.{name}.differences"
     if value.dtype.kind != "f":
         return Result(id_, "float64", NOT_RUN, reason=f"{name} has dtype {value.dtype}; only floating-point parameters can be differenced")
@@ -137,7 +154,7 @@ def _parameter(thing, name: str, value: np.ndarray, seen: np.ndarray) -> Result:
     sights: list[float] = []
     ratios: list[float] = []
     along_all: list[tuple[float, float, float]] = []  # of every direction: the candidate's, the difference, the tolerance
-    for direction in _directions(seen.shape):
+    for direction in _directions(seen.shape, most):
         J = student.loss_along(thing, name, direction)
         rounding = tol.KAPPA * p.u * abs(J(0.0))
         scale = float(np.linalg.norm(seen)) / np.sqrt(seen.size)
@@ -188,15 +205,16 @@ def _factor(seen: list[tuple[float, float, float]]) -> str:
     return f"is {n} times what it should be: a sum for a mean?" if abs(found) > 1 else f"is 1/{n} of what it should be: a mean for a sum?"
 
 
-def _directions(shape: tuple[int, ...]):
+def _directions(shape: tuple[int, ...], most: int):
+    """Every unit vector of a small array where `most` allows for that, else Gaussian directions of length 1."""
     size = int(np.prod(shape))
-    if size <= ENTRIES:
+    if size <= min(ENTRIES, most):
         for n in range(size):
             direction = np.zeros(size)
             direction[n] = 1
             yield direction.reshape(shape)
         return
     rng = np.random.default_rng(tol.NOISE_SEED)
-    for _ in range(DIRECTIONS):
+    for _ in range(min(DIRECTIONS, most)):
         direction = rng.standard_normal(shape)
         yield direction / np.linalg.norm(direction)
