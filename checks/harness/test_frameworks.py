@@ -1079,6 +1079,56 @@ def test_a_function_in_jax_that_returns_a_pair_or_declares_no_layout_is_told(tmp
     assert told in found["contract.call"].rule
 
 
+FUNCTIONS_THAT_RETURN_MORE = """
+import collections
+import sys
+
+import jax
+import jax.numpy as jnp
+
+sys.path.insert(0, {examples!r})
+from jax_scan import lstm
+
+Outputs = collections.namedtuple("Outputs", "h c_T steps")
+
+
+def named(p):
+    found = lstm(p)
+    return Outputs(found["h"], found["c_T"], jnp.arange(3))
+
+
+def with_none(p):
+    return {{**lstm(p), "h_T": None, "n": jnp.int32(4)}}
+
+
+@jax.custom_vjp
+def ruled(p):
+    return lstm(p)
+
+
+def forward_rule(p):
+    found, back = jax.vjp(lstm, p)
+    return {{k: 1.01 * v for k, v in found.items()}}, back
+
+
+ruled.defvjp(forward_rule, lambda back, s: back(s))
+named.layout = with_none.layout = ruled.layout = lstm.layout
+"""
+
+
+@pytest.mark.parametrize("name", ["named", "with_none", "ruled"])
+def test_what_a_function_in_jax_gives_where_it_is_differentiated_is_what_is_judged(tmp_path, name):
+    """The forward rule of a custom_vjp may give other outputs than the function; its gradients are right."""
+    (tmp_path / "own.py").write_text(FUNCTIONS_THAT_RETURN_MORE.format(examples=str(EXAMPLES)))
+    verdict = judged(f"jax:{tmp_path}/own.py:{name}", only="contract.*,forward.*,grad.*,sizes.ones")
+    assert (verdict.forward, verdict.gradients) == ("fail" if name == "ruled" else "pass", "pass")
+    failed = {r.id: r.worst.rule for r in verdict.failures()}
+    assert set(failed) == ({"forward.h", "forward.c_T"} if name == "ruled" else set())
+    if failed:
+        due = "h of forward(inputs), where no gradient is asked for, is another than h of pullback(inputs), where one is"
+        assert failed["forward.h"] == due
+
+
 MODULES_WITH_NAMES_OF_THEIR_OWN = """
 import torch
 

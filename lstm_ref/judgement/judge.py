@@ -257,7 +257,7 @@ def _judge(bench: Bench, case: Case, with_differences: bool, with_taps: bool) ->
     found.values = {k: outputs.arrays[k] for k in (*found.outputs, *(("J",) if case.model else ()))}
     for answer in filter(None, (outputs, found.gradients)):
         _contract_evidence(found, answer, bench)
-    forward_right = _judge_forward(found, outputs, bench)
+    forward_right = _judge_forward(found, outputs, bench, call)
     if found.gradients is not None:
         _judge_gradients(found, bench, forward_right)
         if with_differences:
@@ -283,7 +283,7 @@ def _contract_evidence(found: Judged, answer: Answer, bench: Bench) -> None:
             found.add("contract.dtype", Evidence(FAIL, np.inf, name, rule=sentence))
 
 
-def _judge_forward(found: Judged, outputs: Answer, bench: Bench) -> bool:
+def _judge_forward(found: Judged, outputs: Answer, bench: Bench, call: contract.Call) -> bool:
     """Whether h and c_T (or the loss) are the textbook's here."""
     point, right = found.point, True
     point.conditions  # noqa: B018  the oracle computes meanwhile
@@ -292,6 +292,9 @@ def _judge_forward(found: Judged, outputs: Answer, bench: Bench) -> bool:
     for name, evidence in zip(there, held_against_autodiff(found, blocks, bench), strict=True):
         found.add(f"forward.{name}", evidence)
         right &= evidence.outcome != FAIL or name not in (*FORWARD, "J")
+    if not right and (alone := _forward_alone(bench, found, call)).outcome == FAIL:
+        check = f"forward.{alone.quantity}"
+        found.evidence[check] = found.evidence[check]._replace(rule=alone.rule)
     if bench.candidate.hidden in outputs.faults or "c_T" in outputs.faults:
         right = False
     case = found.case
@@ -399,6 +402,7 @@ def _judge_differences(found: Judged, bench: Bench, call: contract.Call, forward
             try:
                 evidence = _one_difference(bench, found, k, told, seen, direction, J, limits[k])
                 if evidence.outcome == FAIL and (apart := apart or _forward_alone(bench, found, call)).outcome == FAIL:
+                    found.add(f"forward.{apart.quantity}", apart)
                     evidence = Evidence(UNRESOLVED, quantity=told, rule=ANOTHER_FUNCTION, note=ANOTHER_FUNCTION)
             except Finding as finding:
                 evidence = Evidence(UNRESOLVED, quantity=told, rule=finding.sentence)
@@ -407,15 +411,20 @@ def _judge_differences(found: Judged, bench: Bench, call: contract.Call, forward
 
 
 def _forward_alone(bench: Bench, found: Judged, call: contract.Call) -> Evidence:
-    """Whether `forward`, which is differenced, gives what `pullback` gives; where it does not, an output of it is wrong. Raises Finding."""
+    """Whether `forward`, which is differenced, gives what `pullback` gives, now as before; a failure where it does not."""
     if bench.candidate.kind != "pullback":
         return KEPT
-    there = contract.forward(call, bench.instance).arrays
-    for k in (k for k in found.outputs if k in there and k in found.point.conditions):
-        evidence = compare(k, there[k], found.values[k], found.point.conditions[k], bench.arithmetic, 2 * bench.u(k))
-        if evidence.outcome == FAIL:
-            found.add(f"forward.{k}", evidence._replace(rule=f"{k} of forward(inputs) is another than {k} of pullback(inputs)"))
-            return evidence
+    try:
+        alone, again = contract.forward(call, bench.instance).arrays, contract.start(call, bench.instance)[0].arrays
+    except Finding:
+        return KEPT
+    for k in (k for k in found.outputs if k in alone and k in again and k in found.point.conditions):
+        told = (found.values[k], found.point.conditions[k], bench.arithmetic, 2 * bench.u(k))
+        if compare(k, again[k], *told).outcome == FAIL:
+            return KEPT  # it depends on earlier calls
+        if (evidence := compare(k, alone[k], *told)).outcome == FAIL:
+            rule = f"{k} of forward(inputs), where no gradient is asked for, is another than {k} of pullback(inputs), where one is"
+            return evidence._replace(rule=rule)
     return KEPT
 
 

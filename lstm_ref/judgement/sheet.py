@@ -115,7 +115,8 @@ class Sheet:
         self.always = ("contract", "forward", "grad") if wanted & set(GROUPS) else ("contract", "forward")
         self.reading = ""  # the variant that the forward pass is, where it is none of the textbook
         self.tallies = {id_: Tally() for id_ in checks}
-        self.plain: set[str] = set()  # checks that did not fail at an ordinary point, and those that did
+        self.right: set[str] = set()  # checks that passed somewhere
+        self.plain: set[str] = set()  # … at an ordinary point, and those that failed at one
         self.plain_failures: set[str] = set()
         self.outside: dict[str, Counter[tuple[tuple[str, ...], bool]]] = {}  # check -> (groups of a case, failed?), with how often
 
@@ -129,7 +130,9 @@ class Sheet:
         if explained or id_.partition(".")[0] not in ("forward", "grad"):
             return
         member = groups(spec)
-        if not member and spec.ordinary:
+        if e.outcome == PASS:
+            self.right.add(id_)
+        if not member and spec.ordinary and e.outcome in (PASS, FAIL):
             (self.plain_failures if e.outcome == FAIL else self.plain).add(id_)
         if member:
             self.outside.setdefault(id_, Counter())[member, e.outcome == FAIL] += 1
@@ -148,13 +151,13 @@ class Sheet:
     def guilty_groups(self) -> dict[str, dict[str, int]]:
         """For each group of cases, the checks that fail because of it, with how often.
 
-        A check that is right at ordinary points and fails elsewhere is laid at the door of the group that holds all of
-        its failures, and of these the one with the largest share of failing cases; of the largest share, if none does.
+        A check that passes somewhere, at ordinary points if any were judged, and fails elsewhere is laid at the door of the group that
+        holds all of its failures, and of these the one with the largest share of failing cases; of the largest share, if none does.
         """
         guilty: dict[str, dict[str, int]] = {}
         for id_, seen in self.outside.items():
             failing = {member: count for (member, failed), count in seen.items() if failed}
-            if not failing or id_ in self.plain_failures:
+            if not failing or id_ in self.plain_failures or id_ not in self.right:
                 continue
             suspects = {g for member in failing for g in member}
             covering = {g for g in suspects if all(g in member for member in failing)} or suspects
@@ -228,7 +231,10 @@ class Sheet:
             reason = f"{'right at ordinary points, ' if self.plain >= set(mine) else ''}wrong here: {told}"
             return replace(made, outcome=FAIL, failed=max(mine.values()), reason=reason, through=through)
         if failing := self.failing_in(made.id):
-            return replace(made, outcome=NOT_RUN, reason=f"blocked by {failing[0]}, which fails elsewhere too")
+            cases = self.outside[failing[0]]
+            elsewhere = failing[0] in self.plain_failures or any(failed and made.id not in member for member, failed in cases)
+            where = "elsewhere too" if elsewhere else "in every case that was judged"
+            return replace(made, outcome=NOT_RUN, reason=f"blocked by {failing[0]}, which fails {where}")
         if self.tallies["contract.time"].failed:
             return replace(made, outcome=NOT_RUN, reason="blocked by contract.time, which ended the run")
         if not made.cases:
