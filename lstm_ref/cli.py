@@ -342,7 +342,7 @@ def calibrate(
 def identify(target: Target, dtype: Annotated[str, typer.Option(help="float64 or float32")] = "float64") -> None:
     """Find the layout, variant or reduction under which the forward pass is an LSTM. Exit code 0 if one fits, 1 if none does."""
     from .candidates.load import load
-    from .judgement.reading import find
+    from .judgement.reading import find, unread
     from .judgement.tolerances import PRECISIONS
     from .report import words
 
@@ -354,9 +354,10 @@ def identify(target: Target, dtype: Annotated[str, typer.Option(help="float64 or
         if not faces:
             raise ValueError(f"{target} is an object with its own data: it has no forward pass to identify")
         reading = find(faces[0], PRECISIONS[dtype])
+        why = "" if reading else unread(faces[0], PRECISIONS[dtype])
     except ValueError as error:
         raise _usage(error) from None
-    console.print(words.identified(reading, faces[0]), highlight=False, markup=False, soft_wrap=True)
+    console.print(words.identified(reading, faces[0], why), highlight=False, markup=False, soft_wrap=True)
     raise typer.Exit(PASS if reading is not None else FAIL)
 
 

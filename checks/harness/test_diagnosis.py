@@ -542,6 +542,18 @@ def test_what_nothing_explains_is_said_to_be_that(monkeypatch):
     assert not words.explanation(verify(Columns, only="grad.b_f.autodiff"))
 
 
+def test_a_forward_pass_that_gives_nothing_to_read_is_told_as_that():
+    class Raises(CellByCell):
+        def pullback(self, p):
+            raise RuntimeError("out of memory")
+
+    (face,) = plug(Raises)
+    assert reading.find(face, FLOAT64) is None
+    told = words.identified(None, face, reading.unread(face, FLOAT64))
+    assert told.startswith("the forward pass gave nothing that could be read: pullback raised RuntimeError: out of memory at T=1")
+    assert not reading.unread(plug(CellByCell)[0], FLOAT64)
+
+
 def test_the_mean_over_the_weights_is_a_reduction():
     assert verify(DeclaredWeightedMean).outcome == "pass"
 

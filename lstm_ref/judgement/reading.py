@@ -140,6 +140,17 @@ def _ask(bench: Bench, size: Sizes, n: int):
     return case, outputs.arrays, limit
 
 
+def unread(candidate: Candidate, precision: tol.Precision) -> str:
+    """Why nothing can be read of the forward pass as it is declared: what it raises, say. Empty where it answers."""
+    bench = Bench(candidate, precision, candidate.make())
+    try:
+        for n, size in enumerate(SIZES):
+            _ask(bench, size, n)
+    except Finding as finding:
+        return finding.sentence
+    return ""
+
+
 def _layouts(declared: Layout) -> Iterator[Layout]:
     """The declared layout first, then every other way to read arrays of the same shapes."""
     orders = ["".join(p) for p in permutations(declared.order)] if declared.packed else [declared.order]

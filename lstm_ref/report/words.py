@@ -352,9 +352,11 @@ def _literal(arrays: dict) -> str:
     return "{\n" + "\n".join(parts) + "\n}"
 
 
-def identified(reading, declared: Candidate) -> str:
-    """What `identify` says of a reading."""
+def identified(reading, declared: Candidate, unread: str = "") -> str:
+    """What `identify` says of a reading; `unread` is why there was nothing to read, if so."""
     what = "loss" if declared.model else "forward pass"
+    if reading is None and unread:
+        return f"the {what} gave nothing that could be read: {unread}"
     if reading is None:
         return f"no layout and no variant that is known here makes the {what} that of an LSTM"
     write = reading.declaration(declared)
