@@ -205,7 +205,7 @@ def main(arguments: list[str] | None = None) -> None:
         if not (folder := pathlib.Path(asked.plot).absolute().parent).is_dir():
             parser.error(f"--plot is {asked.plot}; there is no folder {folder}")
         try:
-            import matplotlib  # noqa: F401
+            import matplotlib  # noqa: F401 (whether it is there)
         except ImportError:
             parser.error("--plot needs matplotlib, which is not installed; install it with: pip install 'lstm-ref[plots]'")
 

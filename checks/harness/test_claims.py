@@ -35,7 +35,7 @@ P1.i P1.a_i P1.f P1.a_f P1.c_prev P1.z P1.weights P1.through_time P1.update
 P2.forward P2.delta P2.o P2.c P2.i P2.g P2.f P2.c_prev P2.W_o P2.W_f P2.W_i P2.W_g P2.through_time
 P3.rnn_error P3.rnn_bound P3.rnn_sum P3.gates P3.split P3.cell P3.hidden P3.memory
 P4.forward P4.w_f P4.cell_last P4.cell P4.dh_dC P4.dC_dC P4.dC_df P4.df_dw
-""".split()  # noqa: SIM905
+""".split()  # noqa: SIM905 (ids, as lines)
 PARTS = ["P1.forward.loss", "P4.forward.loss", "P3.rnn_bound.vanishes", "P3.rnn_bound.explodes", "P3.rnn_sum.shrinks"]
 
 

@@ -71,7 +71,7 @@ def files(text: str) -> list[pathlib.Path]:
             raise ValueError(f"--out has {p}; it must end with .png or .svg (both: --out flow.png,flow.svg)")
     if paths:
         try:
-            import matplotlib  # noqa: F401
+            import matplotlib  # noqa: F401 (whether it is there)
         except ImportError:
             raise ValueError("a picture needs matplotlib: pip install 'lstm-ref[plots]'; --csv FILE writes the values without it") from None
     return paths
