@@ -294,7 +294,7 @@ def _judge_forward(found: Judged, outputs: Answer, bench: Bench, call: contract.
         right &= evidence.outcome != FAIL or name not in (*FORWARD, "J")
     if not right and (alone := _forward_alone(bench, found, call)).outcome == FAIL:
         check = f"forward.{alone.quantity}"
-        found.evidence[check] = found.evidence[check]._replace(rule=alone.rule)
+        found.evidence[check] = found.evidence.get(check, alone)._replace(rule=alone.rule)
     if bench.candidate.hidden in outputs.faults or "c_T" in outputs.faults:
         right = False
     case = found.case
