@@ -502,6 +502,7 @@ def decayed(base, method, shares):
             "2 times the parameter itself is added to dW_f, dW_i, dW_c, dW_o (weight decay: ",
         ),
         (CellByCell, {"b_": -0.3}, "B:biases", "-0.3 times the parameter itself is added to db_f, db_i, db_c, db_o (weight decay"),
+        (MeanLoss, {"b_": 1e-3}, "B:biases", "0.001 times the parameter itself is added to db_f, db_i, db_c, db_o, db_v (weight decay"),
         (
             ReferenceModel,
             {"W_": 0.25},
@@ -511,7 +512,7 @@ def decayed(base, method, shares):
     ],
 )
 def test_weight_decay_is_named(base, shares, label, told):
-    found = explain(decayed(base, "loss_and_gradients" if base is ReferenceModel else "pullback", shares), FLOAT64)
+    found = explain(decayed(base, "pullback" if hasattr(base, "pullback") else "loss_and_gradients", shares), FLOAT64)
     ((where, text),) = found.names
     assert where == label
     assert text.startswith(told)

@@ -151,7 +151,7 @@ def explain(face: Candidate, precision: tol.Precision, region: Region | None = N
         return Explanation(tuple(f for f in fits if len(f.edges[0].members) == fewest), (), fits[0].distance, failing)
     if named := matching([*asked, *sound]):
         return Explanation((), tuple((m.label, m.words) for m, _ in named), named[0][1], failing)
-    if penalty := added.decay(asked, sound):
+    if penalty := added.decay(asked, sound, face.reduction):
         label, text, distance = penalty
         return Explanation((), ((label, text),), distance, failing)
     small = probes(face, precision, (region.sizes(SMALL),), region.change)
