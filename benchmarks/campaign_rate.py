@@ -2,7 +2,8 @@
 
 Judged is the reference (`ref:`, a layer and a model) at the default sizes in float64, as a campaign judges it: autodiff in every case,
 differences in a third, the laws and the state checks in a twentieth. One worker, two, and two of a Dask LocalCluster take turns at the
-same cases, each pool warm, each with a database of its own; "÷ workers × one" is the median of the ratios round by round.
+same cases, each pool warm, each with a database of its own; "÷ workers × one" is the median of the ratios round by round. Every worker
+is held to a core of its own: one that is alone would have JAX compute on a second one.
 
 Memory is the resident set of the client and of its largest worker, at tenths of a long campaign of the smallest cases. The cost of a
 case is the CPU time of judging it by autodiff alone at T = 8, B = 4, D = H, against one forward and backward pass of the candidate.
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import os
 import pathlib
 import sys
 import tempfile
@@ -33,7 +35,34 @@ REPEATS = 3 if SMALL else 7
 
 
 def pool(workers: int) -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), drive.at_work)
+    spawn = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(workers, spawn, on_a_core, (spawn.Value("i"),))
+
+
+def on_a_core(taken) -> None:
+    """A worker takes the next core."""
+    with taken.get_lock():
+        held(taken.value)
+        taken.value += 1
+    drive.at_work()
+
+
+def held(n: int) -> None:
+    """Hold all threads of this process, and those to come, to the n-th of its cores."""
+    cores = sorted(os.sched_getaffinity(0))
+    for thread in os.listdir("/proc/self/task"):
+        os.sched_setaffinity(int(thread), {cores[n % len(cores)]})
+
+
+@contextlib.contextmanager
+def dask(workers: int):
+    """The executor of a LocalCluster, each of its workers on a core of its own."""
+    from distributed import Client, LocalCluster
+
+    with LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None) as cluster, Client(cluster) as client:
+        for n, address in enumerate(client.nthreads()):
+            client.run(held, n, workers=[address])
+        yield client.get_executor(pure=False)
 
 
 def rates(folder: pathlib.Path) -> list[tuple]:
@@ -41,9 +70,7 @@ def rates(folder: pathlib.Path) -> list[tuple]:
     with contextlib.ExitStack() as stack:
         hands = {name: (stack.enter_context(pool(n)), n) for name, n in (("one worker", 1), ("two workers", 2))}
         if installed("distributed"):
-            from lstm_ref.campaign.dask import executor
-
-            hands["two workers of Dask"] = stack.enter_context(executor("local", 2))
+            hands["two workers of Dask"] = (stack.enter_context(dask(2)), 2)
         found: dict[str, list[float]] = {name: [] for name in hands}
         for name, (pooled, n) in hands.items():  # compile, and fill the caches
             drive.run(["ref:"], 40 * n, folder / f"warm {name}.db", executor=pooled, workers=n)
