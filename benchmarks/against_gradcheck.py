@@ -5,7 +5,8 @@ differences of the candidate's own forward pass. Its candidates are the referenc
 judged against autodiff too, and torch.nn.LSTM. It is warm: the oracle for these sizes is compiled. The first case of a
 run costs more than later ones, since it tries whether complex steps can be trusted; later cases come in a row, as in a
 run, and their time is that of one. "With taps" also differences the
-reference's eleven intermediates, which gradcheck cannot see.
+reference's eleven intermediates, which gradcheck cannot see. The reference has a `forward_many`, so that one call of it
+takes the complex steps of all blocks; "forward alone" is without that, as most candidates are.
 
 gradcheck (slow mode, default eps and atol, float64) differences every entry of the same inputs for the same outputs h
 and c_T: of the reference, made a torch.autograd.Function as gradcheck demands of a hand-written backward pass, and of
@@ -15,8 +16,8 @@ All on one thread, in turns, but for the oracle, which JAX computes on a thread 
 holds both to one core); at H = 64 gradcheck takes so long that it runs once. "gradcheck ÷ this" is the time of
 gradcheck on the row's own LSTM over the row's, the median over rounds; the last column is that of CPU time, the oracle's thread
 included, which other work on the machine disturbs less. Forward passes are those of the LSTM under test
-for one case, with or without a backward pass after them; gradcheck also runs at least two backward passes for every
-entry of h and c_T.
+for one case, with or without a backward pass after them, a call of forward_many being one; gradcheck also runs at least
+two backward passes for every entry of h and c_T.
 
     python benchmarks/against_gradcheck.py [--small]       --small leaves out H = 64
 """
@@ -49,10 +50,11 @@ IN_A_ROW = 20  # later cases that are timed together
 TORCH = installed("torch")
 
 
-def judging(target: str, case: Case, fresh: bool, taps: bool = False):
-    """Judge the case, and give the forward passes that it took; `fresh` forgets what earlier cases taught."""
+def judging(target: str, case: Case, fresh: bool, taps: bool = False, one_by_one: bool = False):
+    """Judge the case, and give the forward passes that it took; `fresh` forgets what earlier cases taught, `one_by_one` takes no
+    forward_many."""
     face = load(target)[0]
-    kept = Bench(face, PRECISIONS["float64"], face.make())
+    kept = Bench(face, PRECISIONS["float64"], face.make(), many=not one_by_one)
     passes = counted(kept.instance)
 
     def run() -> int:
@@ -77,8 +79,9 @@ def counted(instance) -> list:
 
         return run
 
-    for name in ("forward", "pullback"):
-        setattr(instance, name, counting(getattr(instance, name)))
+    for name in ("forward", "pullback", "forward_many"):
+        if hasattr(instance, name):
+            setattr(instance, name, counting(getattr(instance, name)))
     return passes
 
 
@@ -146,6 +149,7 @@ def rows_at(n: Sizes, gradcheck_once: bool) -> list[tuple]:
     for k, target in targets.items():
         rivals[f"lstm_ref, {k}, first case"] = judging(target, case, fresh=True)
         rivals[f"lstm_ref, {k}, later cases"] = judging(target, case, fresh=False)
+    rivals["lstm_ref, the reference, later cases, forward alone"] = judging("ref:", case, fresh=False, one_by_one=True)
     rivals["lstm_ref, the reference, later cases, with taps"] = judging("ref:", case, fresh=False, taps=True)
     for run in rivals.values():
         run()  # the oracle is compiled here, and what a bench learns from its first case is learnt

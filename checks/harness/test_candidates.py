@@ -25,7 +25,7 @@ from lstm_ref.judgement.student import judge_student
 from lstm_ref.reference.symbols import GATES, LAYER_INPUTS, Sizes
 from lstm_ref.report import words
 
-from .strangers import CellByCell
+from .strangers import CellByCell, HiddenStateOnly, LastStateOnly
 
 layouts = st.builds(
     Layout,
@@ -864,3 +864,82 @@ def test_what_comes_back_may_be_any_mapping_or_a_named_tuple():
     assert verify(InNamedTuples, only="contract.*,forward.*,grad.*,state.*").outcome == "pass"
     for nameless in ((1, 2), None, types.SimpleNamespace(h=1)):
         assert contract.by_name(nameless) is None
+
+
+def test_the_reference_runs_many_sets_of_inputs_at_once():
+    sets = [cases.build(cases.Spec(Sizes(3, 2, 5, 4), seed=n), np.dtype(float), False).inputs for n in range(3)]
+    together = ReferenceLayer().forward_many({k: np.stack([q[k] for q in sets]) for k in sets[0]})
+    for n, inputs in enumerate(sets):
+        alone = ReferenceLayer().forward(inputs)
+        for k in ("h", "h_T", "c_T"):
+            assert np.allclose(together[k][n], alone[k], rtol=1e-14, atol=0), (k, n)
+
+
+def with_many(forward_many, base=CellByCell):
+    """The verdict on a candidate with this forward_many, and how often that and forward are called."""
+    calls = {"forward": 0, "forward_many": 0}
+
+    class Counted(base):
+        def forward(self, inputs):
+            calls["forward"] += 1
+            return self.pullback(inputs)[0]
+
+        def forward_many(self, inputs):
+            calls["forward_many"] += 1
+            return forward_many(lambda given: self.pullback(given)[0], inputs)
+
+    return verify(Counted), calls
+
+
+def one_by_one(forward, inputs):
+    """What forward_many is to give, by a forward that takes one set."""
+    found = [forward({k: v[n] for k, v in inputs.items()}) for n in range(len(inputs["x"]))]
+    return {k: np.stack([q[k] for q in found]) for k in found[0]}
+
+
+@pytest.mark.parametrize("base", [CellByCell, HiddenStateOnly, LastStateOnly])
+def test_a_candidate_with_forward_many_is_differenced_by_it(base):
+    plain, alone = with_many(lambda forward, inputs: {}, base)
+    verdict, calls = with_many(one_by_one, base)
+    assert verdict.outcome == "pass"
+    assert {r.id: r.outcome for r in verdict.results} == {r.id: r.outcome for r in plain.results}
+    assert not [n for n in verdict.notes if "forward_many" in n]
+    assert calls["forward_many"] > 10
+    assert alone["forward"] - calls["forward"] > 5 * calls["forward_many"]  # each stands for several
+
+
+def test_a_wrong_gradient_fails_by_forward_many_as_by_forward():
+    class Wrong(CellByCell):
+        def pullback(self, inputs):
+            outputs, pull = super().pullback(inputs)
+            return outputs, lambda s: {k: v * (1 + 1e-8 * (k == "b_o")) for k, v in pull(s).items()}
+
+    verdict, calls = with_many(one_by_one, Wrong)
+    assert calls["forward_many"] > 0
+    assert {"grad.b_o.autodiff", "grad.b_o.differences"} <= {r.id for r in verdict.failures()}
+    assert all("b_o" in r.id or r.chapter == "law" for r in verdict.failures())
+
+
+def scaled(by):
+    return lambda forward, inputs: {k: by * v for k, v in one_by_one(forward, inputs).items()}
+
+
+@pytest.mark.parametrize(
+    ("forward_many", "told"),
+    [
+        (lambda forward, inputs: {}, "forward_many returned no h of shape ("),
+        (lambda forward, inputs: None, "forward_many returned no h of shape ("),
+        (lambda forward, inputs: {k: v[:1] for k, v in one_by_one(forward, inputs).items()}, " sets of inputs is due"),
+        (lambda forward, inputs: forward(inputs), "forward_many raised "),
+        (scaled(1.001), "forward_many is another function than forward: J is off by "),
+        (scaled(np.nan), "forward_many is another function than forward: J is off by nan"),
+    ],
+)
+def test_a_forward_many_that_is_of_no_use_is_left_alone_and_told(forward_many, told):
+    """It is asked once: a right LSTM passes all the same, by differences of its forward."""
+    verdict, calls = with_many(forward_many)
+    assert verdict.outcome == "pass"
+    assert calls["forward_many"] == 1
+    (note,) = [n for n in verdict.notes if "forward_many" in n]
+    assert told in note
+    assert note.endswith("; it is left alone, and differences are taken of forward, one call at a time")

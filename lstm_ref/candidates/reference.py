@@ -8,7 +8,7 @@ from ..reference import objectives, rewrite
 from ..reference.arrays import Gates
 from ..reference.backward import backward
 from ..reference.forward import forward
-from ..reference.symbols import GATES, LAYER_INTERMEDIATES
+from ..reference.symbols import BIASES, GATES, LAYER_INTERMEDIATES
 
 _tapped_forward = rewrite.hooked(forward)
 
@@ -18,6 +18,11 @@ class ReferenceLayer:
 
     def forward(self, inputs, taps=None):
         return _outputs(forward(inputs) if taps is None else _tapped_forward(_Taps(taps), inputs))
+
+    def forward_many(self, inputs):
+        sets = {**inputs, "x": inputs["x"].swapaxes(0, 1), **{k: inputs[k][:, None] for k in BIASES}}  # time stays in front
+        trace = forward(sets)
+        return {"h": trace.h.swapaxes(0, 1), "h_T": trace.h[-1], "c_T": trace.c[-1]}
 
     def pullback(self, inputs):
         trace = forward(inputs)

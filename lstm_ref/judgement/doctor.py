@@ -178,7 +178,7 @@ def _unused(call: Call, instance, case: Case) -> tuple[str, ...]:
             returned = [gradients]
         else:
             outputs, _ = contract.start(call, instance)
-            flows = contract.cotangents_for(call, outputs, case.cotangents)
+            flows = contract.cotangents_for(call, outputs.arrays, case.cotangents)
             if face.kind == "pullback":
                 first, pull = contract.guarded(call, face.kind, instance.pullback, call.inputs)
                 returned = [first, contract.guarded(call, face.kind, pull, flows)]

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 
@@ -28,6 +29,7 @@ from .verdict import ANOTHER_FUNCTION, FAIL, PASS, UNRESOLVED, Evidence
 INNER = (*LAYER_INTERMEDIATES, "v")
 BY_STEP = frozenset((*INNER, "y_hat", *(f"d{k}" for k in INNER)))
 ENOUGH = 4  # failures by differences after which a gradient is not differenced again: a fourth says no more
+TOGETHER = 2**21  # bytes of inputs that one call of forward_many is given at the most
 ENTRY_BY_ENTRY = 2  # blocks of so few entries are differenced entry by entry under complex step
 LOWER = {"float64": "float32", "float32": "float16"}  # what a dtype may silently be computed in
 HALVES = ("bfloat16", "float16")  # what float64 or float32 may silently be stored in; numbers of the first lie in the second, too
@@ -44,8 +46,8 @@ class Bench:
     that are computed in a lower precision, where its forward pass is complex-safe, what it returns, and how often
     differences have refuted a gradient. Where its forward pass is not the textbook's (`textbook`), conditions are another
     function's, and every entry is granted the largest of all blocks. `absolute` says whose noise is absolute (see
-    `tolerances.noisy_run`). Of a batch that is too large for memory, truth and condition take so many `rows` at a time.
-    `oracle_seconds` is how long truth and conditions took."""
+    `tolerances.noisy_run`). `many` is false once its `forward_many` was found to be of no use. Of a batch that is too large for
+    memory, truth and condition take so many `rows` at a time. `oracle_seconds` is how long truth and conditions took."""
 
     candidate: Candidate
     precision: Precision
@@ -57,6 +59,7 @@ class Bench:
     textbook: bool = True
     rows: int | None = None
     absolute: int = tol.NEITHER
+    many: bool = True
     oracle_seconds: float = 0.0
 
     @contextmanager
@@ -379,7 +382,7 @@ def _second_look(found: Judged, block: tuple, evidence: Evidence, bench: Bench) 
 
 
 def _judge_differences(found: Judged, bench: Bench, call: contract.Call, forward_right: bool, with_taps: bool) -> None:
-    case, point, p = found.case, found.point, bench.arithmetic
+    case, point = found.case, found.point
     names = [k for k in bench.candidate.gradient_names if k in found.gradients.arrays]
     with_taps &= point.rows is None
     inner = [k for k in LAYER_INTERMEDIATES if with_taps and bench.candidate.taps and not case.model and k in found.gradients.arrays]
@@ -387,27 +390,27 @@ def _judge_differences(found: Judged, bench: Bench, call: contract.Call, forward
     if not forward_right:  # conditions are another function's: grant every entry the largest of all blocks
         widest = max((float(v.max()) for v in limits.values()), default=0.0)
         limits = {k: np.full_like(v, widest) for k, v in limits.items()}
-    rng = np.random.default_rng(case.spec.seed)
     base = {k: v if v.dtype.kind == "i" else v.astype(np.float64) for k, v in call.inputs.items()}
     apart: Evidence | None = None
     alone = case.model and _loss_alone(bench, found, call)
-    for k in (*names, *inner):
-        if bench.refuted.get(k, 0) >= ENOUGH:
-            continue
+    moves: Iterable[Move] = _moves(bench, found, call, (*names, *inner), inner)
+    known: dict[int, differences.Difference] = {}
+    if bench.many and callable(getattr(bench.instance, "forward_many", None)):
+        moves = list(moves)
+        known = _complex_steps(bench, found, call, base, moves)
+    for n, move in enumerate(moves):
+        k, told, direction = move.k, move.told, move.direction
         kind = "inter" if k in inner else "grad"
-        exact = p.name == "float64" and bench.complex_safe.get((k, case.spec.regime), True)
-        for told, seen, direction, part in _differenced(found.gradients, k, rng, exact, bench.candidate.layout):
-            along = {} if k in inner else contract.direction(call.candidate, case.inputs, k, direction, part)
-            J = _along(call, bench.instance, case, base, along, {k: direction} if k in inner else {}, alone)
-            try:
-                evidence = _one_difference(bench, found, k, told, seen, direction, J, limits[k])
-                if evidence.outcome == FAIL and (apart := apart or _forward_alone(bench, found, call)).outcome == FAIL:
-                    found.add(f"forward.{apart.quantity}", apart)
-                    evidence = Evidence(UNRESOLVED, quantity=told, rule=ANOTHER_FUNCTION, note=ANOTHER_FUNCTION)
-            except Finding as finding:
-                evidence = Evidence(UNRESOLVED, quantity=told, rule=finding.sentence)
-            found.add(f"{kind}.{plain(k)}.differences", evidence)
-            bench.refuted[k] = bench.refuted.get(k, 0) + (part is None and evidence.outcome == FAIL)
+        J = _along(call, bench.instance, case, base, move.along, {k: direction} if k in inner else {}, alone)
+        try:
+            evidence = _one_difference(bench, found, move, J, limits[k], known.get(n))
+            if evidence.outcome == FAIL and (apart := apart or _forward_alone(bench, found, call)).outcome == FAIL:
+                found.add(f"forward.{apart.quantity}", apart)
+                evidence = Evidence(UNRESOLVED, quantity=told, rule=ANOTHER_FUNCTION, note=ANOTHER_FUNCTION)
+        except Finding as finding:
+            evidence = Evidence(UNRESOLVED, quantity=told, rule=finding.sentence)
+        found.add(f"{kind}.{plain(k)}.differences", evidence)
+        bench.refuted[k] = bench.refuted.get(k, 0) + (move.part is None and evidence.outcome == FAIL)
 
 
 def _forward_alone(bench: Bench, found: Judged, call: contract.Call) -> Evidence:
@@ -428,22 +431,64 @@ def _forward_alone(bench: Bench, found: Judged, call: contract.Call) -> Evidence
     return KEPT
 
 
-def _differenced(gradients: Answer, k: str, rng: np.random.Generator, exact: bool, own: layout.Layout):
-    """What is differenced of one gradient: its name in messages, the numbers, a direction, and which of two biases moves.
+class Move(NamedTuple):
+    """What is differenced once: the quantity, its name in messages, the gradient, a direction, which of two biases moves, and the
+    direction as arrays of the candidate's own (none for an intermediate)."""
 
-    Two biases have the same gradient; they are moved together, and then each alone.
-    """
-    seen = gradients.arrays[k]
-    for direction in _directions(seen, rng, exact):
-        yield k, seen, direction, None
-    if f"{k}.second" in gradients.arrays:
-        for part, twin in (("b_x", k), ("b_h", f"{k}.second")):
-            direction = next(_directions(seen, rng, exact=False))
-            yield f"{k} of {own.name(part)}", gradients.arrays[twin], direction, part
+    k: str
+    told: str
+    seen: np.ndarray
+    direction: np.ndarray
+    part: str | None
+    along: dict[str, np.ndarray]
 
 
-def _one_difference(bench: Bench, found: Judged, k: str, told: str, seen, direction, J, limit) -> Evidence:
-    p, u, case = bench.arithmetic, bench.u(f"d{k}"), found.case
+def _moves(bench: Bench, found: Judged, call: contract.Call, names: tuple[str, ...], inner: list[str]) -> Iterator[Move]:
+    """What is differenced of each gradient. Two biases have the same one; they are moved together, and then each alone."""
+    rng, gradients, layout = np.random.default_rng(found.case.spec.seed), found.gradients.arrays, call.candidate.layout
+    for k in names:
+        if bench.refuted.get(k, 0) >= ENOUGH:
+            continue
+        exact = bench.arithmetic.name == "float64" and bench.complex_safe.get((k, found.case.spec.regime), True)
+        parts: list[tuple] = [(k, gradients[k], v, None) for v in _directions(gradients[k], rng, exact)]
+        if f"{k}.second" in gradients:
+            for part, twin in (("b_x", k), ("b_h", f"{k}.second")):
+                direction = next(_directions(gradients[k], rng, exact=False))
+                parts.append((f"{k} of {layout.name(part)}", gradients[twin], direction, part))
+        for told, seen, direction, part in parts:
+            along = {} if k in inner else contract.direction(call.candidate, found.case.inputs, k, direction, part)
+            yield Move(k, told, seen, direction, part, along)
+
+
+def _complex_steps(bench: Bench, found: Judged, call: contract.Call, base: dict, moves: list[Move]) -> dict[int, differences.Difference]:
+    """The complex steps that are known to be right for this candidate, by number, in one call of its `forward_many`, where that gives
+    what its forward pass gives."""
+    regime, dtype = found.case.spec.regime, np.dtype(np.complex128)
+    numbers = [n for n, m in enumerate(moves) if m.along and bench.complex_safe.get((m.k, regime))]
+    if not numbers or len(numbers) * sum(v.nbytes for v in base.values()) * 2 > TOGETHER:
+        return {}
+    together = contract.many(call, base, [moves[n].along for n in numbers], 1j * differences.COMPLEX_STEP, dtype)
+    try:
+        with np.errstate(all="ignore"):
+            J = contract.forward_many(together, bench.instance, found.outputs, found.case.cotangents)
+        due = functional(found.values, found.point.cotangents)
+        far = np.abs(J.real - due).max()
+        apart = "" if far <= found.point.rounding_of_J else f"forward_many is another function than forward: J is off by {far:.3g}"
+    except Finding as finding:
+        apart = finding.sentence
+    if apart:
+        bench.many = False
+        told = f"{apart}; it is left alone, and differences are taken of forward, one call at a time"
+        found.evidence["contract.call"] = found.evidence["contract.call"]._replace(note=told)
+        return {}
+    steps = [differences.of_complex_step(value) for value in J]
+    return {n: step for n, step in zip(numbers, steps, strict=True) if step is not None}
+
+
+def _one_difference(bench: Bench, found: Judged, move: Move, J, limit, known: differences.Difference | None) -> Evidence:
+    """Hold one gradient along one direction against the difference of J there; `known` is the complex step, where it is taken already."""
+    (k, told, seen, direction, *_), case = move, found.case
+    p, u = bench.arithmetic, bench.u(f"d{k}")
     coarse = u > tol.PRECISIONS["float64"].u
     key = (k, case.spec.regime)
 
@@ -452,7 +497,7 @@ def _one_difference(bench: Bench, found: Judged, k: str, told: str, seen, direct
 
     exact, own = None, 0.0
     if p.name == "float64" and not coarse and bench.complex_safe.get(key, True):
-        exact, own = _complex(J), float(np.vdot(np.abs(direction), limit))  # the complex step rounds as the gradient does
+        exact, own = known or _complex(J), float(np.vdot(np.abs(direction), limit))  # the complex step rounds as the gradient does
         if exact is None:
             bench.complex_safe[key] = False
         elif key in bench.complex_safe and (evidence := judged(exact, own)).outcome != FAIL:

@@ -272,14 +272,14 @@ class Sheet:
         return next((k for k in FORWARD_CHECKS if k in self.tallies and self.tallies[k].failed), None)
 
     def notes(self) -> list[str]:
-        """What is worth saying of a run that found no failure: where σ or tanh lost accuracy; else of what was not asked for and is broken,
-        since the rest is blocked by it."""
+        """What is worth saying of a run that found no failure: where σ or tanh lost accuracy, what was left alone; else of what was not
+        asked for and is broken, since the rest is blocked by it."""
         for k, t in self.tallies.items():
             if t.failed and k.startswith("contract.") and k not in self.wanted:
                 return [f"{k}, which is not selected, fails: {t.worst.rule}"]
         if any(t.failed for t in self.tallies.values()):
             return []
-        return [note for k in NOTES_ALONE if k in self.tallies for note in list(self.tallies[k].notes)[:1]]
+        return [note for k in (*NOTES_ALONE, "contract.call") if k in self.tallies for note in list(self.tallies[k].notes)[:1]]
 
 
 def _cases_in(group: str, counts: dict, of=lambda member: member) -> int:

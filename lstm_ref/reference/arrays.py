@@ -25,7 +25,7 @@ class Gates:
 
 def pack(inputs: dict) -> tuple[np.ndarray, np.ndarray]:
     """The gate weights as one (4H, H+D) array and the biases as one (4H,) array, in the order of `Gates`."""
-    return np.concatenate([inputs[k] for k in WEIGHTS]), np.concatenate([inputs[k] for k in BIASES])
+    return np.concatenate([inputs[k] for k in WEIGHTS], axis=-2), np.concatenate([inputs[k] for k in BIASES], axis=-1)
 
 
 def rows(x: np.ndarray, W: np.ndarray) -> np.ndarray:

@@ -36,7 +36,12 @@ class Difference(NamedTuple):
 
 def complex_step(J: Callable[[complex], complex]) -> Difference | None:
     """Im J(ih)/h, exact to rounding; None where J is not complex-safe (a non-finite imaginary part)."""
-    slope = np.imag(J(1j * COMPLEX_STEP)) / COMPLEX_STEP
+    return of_complex_step(J(1j * COMPLEX_STEP))
+
+
+def of_complex_step(value: complex) -> Difference | None:
+    """The same, of the value of J there."""
+    slope = np.imag(value) / COMPLEX_STEP
     return Difference(float(slope), 0.0, "complex step", 1) if np.isfinite(slope) else None
 
 
