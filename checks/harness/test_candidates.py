@@ -18,14 +18,14 @@ from lstm_ref.candidates import load as loading
 from lstm_ref.candidates.contract import ContractError, parse_supports
 from lstm_ref.candidates.layout import LayoutError, decode, effective, encode, resolve
 from lstm_ref.candidates.load import TargetError, load, plug
-from lstm_ref.candidates.reference import ReferenceLayer
+from lstm_ref.candidates.reference import ReferenceLayer, ReferenceModel
 from lstm_ref.judgement import student as student_judged
 from lstm_ref.judgement.run import PROFILES
 from lstm_ref.judgement.student import judge_student
 from lstm_ref.reference.symbols import GATES, LAYER_INPUTS, Sizes
 from lstm_ref.report import words
 
-from .strangers import CellByCell, HiddenStateOnly, LastStateOnly
+from .strangers import CellByCell, HiddenStateOnly, LastStateOnly, MeanLoss
 
 layouts = st.builds(
     Layout,
@@ -931,8 +931,8 @@ def scaled(by):
         (lambda forward, inputs: None, "forward_many returned no h of shape ("),
         (lambda forward, inputs: {k: v[:1] for k, v in one_by_one(forward, inputs).items()}, " sets of inputs is due"),
         (lambda forward, inputs: forward(inputs), "forward_many raised "),
-        (scaled(1.001), "forward_many is another function than forward: J is off by "),
-        (scaled(np.nan), "forward_many is another function than forward: J is off by nan"),
+        (scaled(1.001), "forward_many gives another J than it is of one set of inputs: off by "),
+        (scaled(np.nan), "forward_many gives another J than it is of one set of inputs: off by nan"),
     ],
 )
 def test_a_forward_many_that_is_of_no_use_is_left_alone_and_told(forward_many, told):
@@ -942,4 +942,34 @@ def test_a_forward_many_that_is_of_no_use_is_left_alone_and_told(forward_many, t
     assert calls["forward_many"] == 1
     (note,) = [n for n in verdict.notes if "forward_many" in n]
     assert told in note
-    assert note.endswith("; it is left alone, and differences are taken of forward, one call at a time")
+    assert note.endswith("; it is left alone, and differences are taken with one call at a time")
+
+
+class ManyLosses(MeanLoss):
+    """How often it is asked, and a factor on what it gives of many sets."""
+
+    asked, by = 0, 1.0
+
+    def loss_many(self, inputs):
+        type(self).asked += 1
+        return [self.by * self.loss_and_gradients({k: v[n] for k, v in inputs.items()})[0] for n in range(len(inputs["y"]))]
+
+
+def test_a_model_may_give_many_losses_at_once():
+    """Of the loss as it is declared, a mean here; another one is left alone."""
+
+    class Sum(ManyLosses):
+        asked, by = 0, 2.0
+
+    right, other = verify(ManyLosses), verify(Sum)
+    assert (right.outcome, other.outcome) == ("pass", "pass")
+    assert ManyLosses.asked > 10
+    assert Sum.asked == 1
+    assert not [n for n in right.notes if "loss_many" in n]
+    assert [n for n in other.notes if n.startswith("loss_many gives another J than it is of one set of inputs: off by ")]
+
+
+def test_the_reference_gives_many_losses_at_once():
+    sets = [cases.build(cases.Spec(Sizes(3, 2, 5, 4, 6), seed=n), np.dtype(float), True).inputs for n in range(3)]
+    together = ReferenceModel().loss_many({k: np.stack([q[k] for q in sets]) for k in sets[0]})
+    assert np.allclose(together, [ReferenceModel().loss(q) for q in sets], rtol=1e-14, atol=0)

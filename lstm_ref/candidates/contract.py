@@ -49,6 +49,7 @@ CALLED_AS = {  # how each is called, and with what
     "pullback": "pullback(inputs), with one dict of arrays",
     "vjp": "vjp(inputs, cotangents), with two dicts of arrays",
     "forward_many": "forward_many(inputs), with one dict of arrays that have one axis more, in front",
+    "loss_many": "loss_many(inputs), with one dict of arrays that have one axis more, in front",
     "loss_and_gradients": "loss_and_gradients(inputs), with one dict of arrays",
     "pull(cotangents)": "pull(cotangents), with one dict of arrays",
 }
@@ -322,19 +323,31 @@ def forward(call: Call, instance, taps: dict | None = None) -> Answer:
     return answer(call, outputs, "forward", call.candidate.outputs_due, read=LAYER_OUTPUTS)
 
 
-def forward_many(call: Call, instance, outputs: Collection[str], cotangents: dict) -> np.ndarray:
-    """J = Σ_t ⟨s_t, h_t⟩ + ⟨s_h, h_T⟩ + ⟨s_c, c_T⟩ of each of the calls that `many` made one, by a method of the candidate that is
-    quicker than its `forward`. Raises Finding where it returns anything but these `outputs` of each."""
+def gives_many(candidate: Candidate, instance) -> bool:
+    """Whether it has a method that runs many sets of inputs at once."""
+    return callable(getattr(instance, "loss_many" if candidate.model else "forward_many", None))
+
+
+def run_many(call: Call, instance, outputs: Collection[str], cotangents: dict) -> np.ndarray:
+    """J of each of the calls that `many` made one: the loss of a model, by its `loss_many`, or Σ_t ⟨s_t, h_t⟩ + ⟨s_h, h_T⟩ + ⟨s_c, c_T⟩
+    of these `outputs` of a layer, by its `forward_many`. Raises Finding where it returns anything else."""
+    n = len(next(iter(call.inputs.values())))
+    if call.candidate.model:
+        factor = _factor(call._replace(inputs={k: v[0] for k, v in call.inputs.items()}))  # weights do not move
+        losses = guarded(call, "loss_many", instance.loss_many, call.inputs)
+        return factor * _sets(call, "loss_many", "loss", losses, (n,))
     named = by_name(guarded(call, "forward_many", instance.forward_many, call.inputs)) or {}
-    n, J = len(next(iter(call.inputs.values()))), np.zeros((), call.dtype)
+    J = np.zeros((), call.dtype)
     for k, s in cotangents_for(call, outputs, cotangents).items():
-        try:
-            q = numbers(named[k]).reshape(n, *s.shape).astype(call.dtype)
-        except Exception:  # any conversion may fail in foreign code
-            told = f"forward_many returned no {k} of shape {(n, *s.shape)}; one for each of the {n} sets of inputs is due"
-            raise Finding("contract.call", told) from None
-        J = J + q.reshape(n, -1) @ s.reshape(-1)
+        J = J + _sets(call, "forward_many", k, named.get(k), (n, *s.shape)).reshape(n, -1) @ s.reshape(-1)
     return J
+
+
+def _sets(call: Call, where: str, name: str, value, due: tuple[int, ...]) -> np.ndarray:
+    try:
+        return numbers(value).reshape(due).astype(call.dtype)
+    except Exception:  # any conversion may fail in foreign code
+        raise Finding("contract.call", f"{where} returned no {name} of shape {due}; one for each of {due[0]} sets of inputs is due") from None
 
 
 def run(call: Call, instance, cotangents: dict) -> tuple[Answer, Answer]:

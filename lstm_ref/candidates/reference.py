@@ -20,8 +20,7 @@ class ReferenceLayer:
         return _outputs(forward(inputs) if taps is None else _tapped_forward(_Taps(taps), inputs))
 
     def forward_many(self, inputs):
-        sets = {**inputs, "x": inputs["x"].swapaxes(0, 1), **{k: inputs[k][:, None] for k in BIASES}}  # time stays in front
-        trace = forward(sets)
+        trace = forward(_time_in_front(inputs))
         return {"h": trace.h.swapaxes(0, 1), "h_T": trace.h[-1], "c_T": trace.c[-1]}
 
     def pullback(self, inputs):
@@ -39,6 +38,10 @@ class ReferenceModel:
 
     def loss(self, inputs):
         return self._head(forward(inputs), inputs).J
+
+    def loss_many(self, inputs):
+        sets = _time_in_front(inputs)
+        return self._head(forward(sets), sets).J
 
     def loss_and_gradients(self, inputs):
         trace = forward(inputs)
@@ -69,6 +72,12 @@ class _Taps:
     def __call__(self, name, label, index, *terms):
         q = rewrite.total(terms).value
         return q + self.taps[name][index] if name in self.taps else q
+
+
+def _time_in_front(inputs):
+    """Many sets of inputs, one after the other on the first axis, as the reference takes them: its lanes are between time and batch."""
+    by_time = {k: inputs[k].swapaxes(0, 1) for k in ("x", "y", "w") if k in inputs}
+    return {**inputs, **by_time, **{k: inputs[k][:, None] for k in (*BIASES, "b_v") if k in inputs}}
 
 
 def _outputs(trace):

@@ -46,7 +46,7 @@ class Bench:
     that are computed in a lower precision, where its forward pass is complex-safe, what it returns, and how often
     differences have refuted a gradient. Where its forward pass is not the textbook's (`textbook`), conditions are another
     function's, and every entry is granted the largest of all blocks. `absolute` says whose noise is absolute (see
-    `tolerances.noisy_run`). `many` is false once its `forward_many` was found to be of no use. Of a batch that is too large for
+    `tolerances.noisy_run`). `many` is false once its `forward_many` was of no use. Of a batch that is too large for
     memory, truth and condition take so many `rows` at a time. `oracle_seconds` is how long truth and conditions took."""
 
     candidate: Candidate
@@ -395,7 +395,7 @@ def _judge_differences(found: Judged, bench: Bench, call: contract.Call, forward
     alone = case.model and _loss_alone(bench, found, call)
     moves: Iterable[Move] = _moves(bench, found, call, (*names, *inner), inner)
     known: dict[int, differences.Difference] = {}
-    if bench.many and callable(getattr(bench.instance, "forward_many", None)):
+    if bench.many and contract.gives_many(bench.candidate, bench.instance):
         moves = list(moves)
         known = _complex_steps(bench, found, call, base, moves)
     for n, move in enumerate(moves):
@@ -461,24 +461,25 @@ def _moves(bench: Bench, found: Judged, call: contract.Call, names: tuple[str, .
 
 
 def _complex_steps(bench: Bench, found: Judged, call: contract.Call, base: dict, moves: list[Move]) -> dict[int, differences.Difference]:
-    """The complex steps that are known to be right for this candidate, by number, in one call of its `forward_many`, where that gives
-    what its forward pass gives."""
-    regime, dtype = found.case.spec.regime, np.dtype(np.complex128)
+    """The complex steps that are known to be right for this candidate, by number, in one call of its `forward_many` or `loss_many`,
+    where that gives what its forward pass gives."""
+    regime, dtype, model = found.case.spec.regime, np.dtype(np.complex128), found.case.model
     numbers = [n for n, m in enumerate(moves) if m.along and bench.complex_safe.get((m.k, regime))]
     if not numbers or len(numbers) * sum(v.nbytes for v in base.values()) * 2 > TOGETHER:
         return {}
     together = contract.many(call, base, [moves[n].along for n in numbers], 1j * differences.COMPLEX_STEP, dtype)
     try:
         with np.errstate(all="ignore"):
-            J = contract.forward_many(together, bench.instance, found.outputs, found.case.cotangents)
-        due = functional(found.values, found.point.cotangents)
+            J = contract.run_many(together, bench.instance, found.outputs, found.case.cotangents)
+        due = found.values["J"] if model else functional(found.values, found.point.cotangents)
         far = np.abs(J.real - due).max()
-        apart = "" if far <= found.point.rounding_of_J else f"forward_many is another function than forward: J is off by {far:.3g}"
+        name = "loss_many" if model else "forward_many"
+        apart = "" if far <= found.point.rounding_of_J else f"{name} gives another J than it is of one set of inputs: off by {far:.3g}"
     except Finding as finding:
         apart = finding.sentence
     if apart:
         bench.many = False
-        told = f"{apart}; it is left alone, and differences are taken of forward, one call at a time"
+        told = f"{apart}; it is left alone, and differences are taken with one call at a time"
         found.evidence["contract.call"] = found.evidence["contract.call"]._replace(note=told)
         return {}
     steps = [differences.of_complex_step(value) for value in J]

@@ -22,7 +22,7 @@ def forward(inputs: dict) -> SimpleNamespace:
     x, h0, c0 = inputs["x"], inputs["h0"], inputs["c0"]
     (T, D), H = (x.shape[0], x.shape[-1]), h0.shape[-1]
     W, b = pack(inputs)
-    W_hT, W_xT = np.ascontiguousarray(W[..., :H].swapaxes(-1, -2)), W[..., H:].swapaxes(-1, -2)
+    W_hT, W_xT = np.ascontiguousarray(W[..., :H].mT), W[..., H:].mT
 
     def every_step(n):
         return np.empty((T, *h0.shape[:-1], n), np.result_type(x, h0, c0, W))

@@ -19,7 +19,7 @@ def softmax_forward(h: np.ndarray, W_v: np.ndarray, b_v: np.ndarray, y: np.ndarr
     Shapes: `h` (T, B, H), `W_v` (K, H), `b_v` (K,), `y` (T, B) integers in [0, K), `w` (T, B), where a weight
     of 0 ignores a position. Returns `v`, `log_y_hat`, `y_hat` (T, B, K) and the scalar `J`.
     """
-    v = rows(h, W_v.T) + b_v  # (F:logits)
+    v = rows(h, W_v.mT) + b_v  # (F:logits)
     v_max = np.take_along_axis(v, v.real.argmax(-1)[..., None], -1)
     lse = np.log(np.sum(np.exp(v - v_max), -1, keepdims=True)) + v_max  # (F:softmax)
     log_y_hat = v - lse  # (F:softmax)
