@@ -30,6 +30,23 @@ Isolate = Annotated[bool, typer.Option("--isolate", help="run the LSTM in a proc
 Seed = Annotated[int | None, typer.Option(help="seed of the drawn cases (quick and ci have a fixed one)")]
 
 
+def _told_version(asked: bool) -> None:
+    if asked:
+        from .judgement.run import versions
+
+        own, *rest = sorted(versions().items(), key=lambda told: told[0] != "lstm-ref")
+        typer.echo(f"{' '.join(own)} ({', '.join(map(' '.join, rest))})")
+        raise typer.Exit
+
+
+Version = Annotated[bool, typer.Option("--version", callback=_told_version, is_eager=True, help="the versions that a verdict rests on")]
+
+
+@app.callback()
+def _every_command(version: Version = False) -> None:
+    pass
+
+
 @app.command()
 def check(
     target: Target,

@@ -283,6 +283,14 @@ def test_checks_lists_the_manifest():
     assert all(id_ in text for id_ in CHECKS)
 
 
+def test_version_tells_what_a_verdict_rests_on():
+    code, text = command("--version")
+    told = verify("ref:", only="contract.call").versions
+    assert code == 0
+    assert text.startswith(f"lstm-ref {told['lstm-ref']} (")
+    assert all(f"{name} {version}" in text for name, version in told.items())
+
+
 def test_calibrate_prints_the_table_and_finds_no_false_alarm():
     code, text = command("calibrate", "ref:", "--cases", "12", "--dtype", "float32")
     assert code == 0
