@@ -22,7 +22,8 @@ from typer.testing import CliRunner
 
 from lstm_ref import cli
 from lstm_ref.campaign import drive, hunt, memory, store, stream, verdicts, work
-from lstm_ref.candidates.load import load
+from lstm_ref.candidates.load import load, plug
+from lstm_ref.candidates.reference import ReferenceLayer, ReferenceModel
 from lstm_ref.cases import Spec
 from lstm_ref.judgement import tolerances as tol
 from lstm_ref.judgement.judge import Bench, Point, judge
@@ -496,13 +497,35 @@ def test_status_says_how_far_it_is(planted, db):
 # --- what a campaign has found ---------------------------------------------------------------------------------------------
 
 
-def test_symmetry_holds_of_the_reference_where_six_and_four_points_agree_by_chance():
-    """At a step of 2⁻⁵ they did, 0.018 from the truth of 0.021, and the reference failed."""
-    face = load("ref:")[0]
-    bench = Bench(face, tol.PRECISIONS["float64"], face.make())
-    spec = Spec(Sizes(4, 2, 4, 8, 2), "large", "c_T", 1e-3, memory="readonly", seed=1159420938)  # input value
-    found = evidence_of(bench, spec, lambda check: check == "law.symmetry", False, True, False)
-    assert found["law.symmetry"].outcome == "pass"
+AT_ODDS = [  # what six and four points agree on by chance, beside the truth: 0.018 for 0.021, 1.1e7 for 3.1e9, 6.5 for 250
+    (0, Spec(Sizes(4, 2, 4, 8, 2), "large", "c_T", 1e-3, memory="readonly", seed=1159420938)),  # input value
+    (1, Spec(Sizes(29, 8, 17, 33, 8), "large", "all", 1e3, "zero", logits=1e-3, seed=3067771216)),  # input value
+    (1, Spec(Sizes(11, 8, 1, 31, 7), "mixed", "all", 1e-3, "zero", "noncontiguous", 30.0, 896014658)),  # input value
+]
+
+
+def symmetry(candidate, spec):
+    bench = Bench(candidate, tol.PRECISIONS["float64"], candidate.make())
+    return evidence_of(bench, spec, lambda check: check == "law.symmetry", False, True, False)["law.symmetry"].outcome
+
+
+@pytest.mark.parametrize(("n", "spec"), AT_ODDS)
+def test_symmetry_holds_of_the_reference_where_six_and_four_points_agree_by_chance(n, spec):
+    """Shorter steps decide: there the reference passes and a gradient that is wrong fails."""
+
+    class Wrong(ReferenceLayer):
+        def pullback(self, inputs):
+            outputs, pull = super().pullback(inputs)
+            return outputs, lambda s: {k: v * (1.5 if k == "W_c" else 1) for k, v in pull(s).items()}
+
+    class WrongModel(ReferenceModel):
+        def loss_and_gradients(self, inputs):
+            J, gradients = super().loss_and_gradients(inputs)
+            return J, {k: v * (1.5 if k == "W_c" else 1) for k, v in gradients.items()}
+
+    (wrong,) = plug((Wrong, WrongModel)[n])
+    assert symmetry(load("ref:")[n], spec) == "pass"
+    assert symmetry(wrong, spec) == "fail"
 
 
 # --- large cases -----------------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ import numpy as np
 COMPLEX_STEP = 1e-20  # small enough that h² vanishes beside 1, large enough never to underflow
 STEPS = (2.0**-7, 2.0**-5, 2.0**-9)  # for a unit direction in float64, best first: bounds of 1e-11 at ordinary weights
 COARSE_STEPS = (2.0**-5, 2.0**-7)  # for float32 and below; above 2⁻⁵ the bound misses the truth in 4 of 900 directions
-KINK_STEPS = (2.0**-9, 2.0**-12, 2.0**-15)  # where J may have a kink nearby
+KINK_STEPS = tuple(2.0**-n for n in (9, 12, 15, 18, 21, 24))  # where J may have a kink nearby, or bends within a longer step
 COARSE_KINK_STEPS = (2.0**-7, 2.0**-9)
 RICHARDSON_STEP, RICHARDSON_ROWS = 2.0**-3, 8
 SIX_POINT = ((1, 45 / 60), (2, -9 / 60), (3, 1 / 60))
