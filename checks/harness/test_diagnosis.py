@@ -93,11 +93,22 @@ def test_right_term_comes_first_on_the_bank():
 
 
 def test_mistakes_beside_the_bank_are_named():
-    """Every second one: most are made by one rule."""
+    """Every third one: most are made by one rule."""
     beside = [m for m in mutants.known() if m not in BANK]
     assert beside
     assert len({m.id for m in mutants.known()}) == len(BANK) + len(beside)
-    assert not [m.id for m in beside[::2] if m.words not in [k.words for k, _ in matching(probes(candidate(m), FLOAT64, SIZES[:2]))]]
+    assert not [m.id for m in beside[::3] if m.words not in [k.words for k, _ in matching(probes(candidate(m), FLOAT64, SIZES[:2]))]]
+
+
+@pytest.mark.parametrize("condition", mutants.SOME_STEPS)
+def test_a_mistake_at_some_steps_alone_is_named_with_them(condition):
+    """As where the ends of the loop are written apart."""
+    some = mutants.at_steps(condition)
+    assert len(some) > 200
+    for mutant in some[7::50]:
+        found = explain(candidate(mutant), FLOAT64)
+        assert found is not None, mutant.id
+        assert mutant.words in [words for _, words in found.names], mutant.id
 
 
 def test_pairs_of_edges_are_found():

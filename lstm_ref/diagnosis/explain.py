@@ -1,9 +1,9 @@
 """Explain: a verdict with failing gradients in, the same verdict with the wrong term named; silent where nothing decides.
 
-First one edge with one gain, then the bank of mutants, then a share of the parameters on their gradients, then pairs of edges, then
-two mistakes of which one shows in a few gradients alone, or does so in a single time step: the first kind that explains every gradient
-of every probe to rounding. Several explanations that the answers cannot tell apart are given together. What explains the wrong gradients
-and is refuted by right ones is looked for again where a condition holds.
+First one edge with one gain, then the bank of mutants, then a share of the parameters on their gradients, then a mutant at some
+steps only, then pairs of edges, then two mistakes of which one shows in a few gradients alone, or does so in a single time step: the
+first kind that explains every gradient of every probe to rounding. Several explanations that the answers cannot tell apart are given
+together. What explains the wrong gradients and is refuted by right ones is looked for again where a condition holds.
 """
 
 from __future__ import annotations
@@ -154,6 +154,9 @@ def explain(face: Candidate, precision: tol.Precision, region: Region | None = N
     if penalty := added.decay(asked, sound, face.reduction):
         label, text, distance = penalty
         return Explanation((), ((label, text),), distance, failing)
+    for condition in mutants.SOME_STEPS:
+        if named := matching([*asked, *sound], mutants.at_steps(condition)):
+            return Explanation((), tuple((m.label, m.words) for m, _ in named), named[0][1], failing)
     small = probes(face, precision, (region.sizes(SMALL),), region.change)
     if small and (fits := gains.pairs(small[0], [*asked, *sound])):
         return Explanation(tuple(fits), (), fits[0].distance, failing)
@@ -225,10 +228,10 @@ def _as_one(probe: Probe) -> Probe:
     return replace(probe, answers={**probe.answers, **probe.second}, second={})
 
 
-def matching(asked: list[Probe]) -> list[tuple[mutants.Mutant, float]]:
-    """The mutants whose gradients are the answers, to rounding, in every probe; best first."""
+def matching(asked: list[Probe], known: tuple[mutants.Mutant, ...] = ()) -> list[tuple[mutants.Mutant, float]]:
+    """The mutants whose gradients are the answers, to rounding, in every probe; best first. All that are known, where none are given."""
     found = []
-    for mutant in mutants.known():
+    for mutant in known or mutants.known():
         if mutant.kind == "edge" or (mutant.model and asked[0].head is None):
             continue
         worst = 0.0

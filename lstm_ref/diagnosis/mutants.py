@@ -30,6 +30,12 @@ FACTORS = {
     "mean over batch": lambda n: 1 / n[1],
     "mean over time": lambda n: 1 / n[0],
 }
+SOME_STEPS = {  # people write the ends of the loop apart
+    "t > 0": "at every step but the first",
+    "t == 0": "at the first step alone",
+    "t < T - 1": "at every step but the last",
+    "t == T - 1": "at the last step alone",
+}
 Gradients = dict[str, np.ndarray]
 Change = tuple[Callable, str, str]  # a function of the reference, the text that goes and the one that comes
 
@@ -60,7 +66,7 @@ def bank() -> tuple[Mutant, ...]:
 @cache
 def known() -> tuple[Mutant, ...]:
     """The bank, and mistakes that are named like its mutants and are none of those that `power` counts."""
-    return (*bank(), *_beside_the_bank(), *_of_other_gates(), *_of_other_positions())
+    return (*bank(), *_beside_the_bank(), *_without_what_comes_back(), *_of_other_gates(), *_of_other_positions())
 
 
 def right(trace, s: dict, head: tuple | None = None) -> Gradients:
@@ -142,6 +148,16 @@ def run_of(*changes: Change) -> Callable[..., Gradients]:
     return run
 
 
+def _run_of_source(source: str) -> Callable[..., Gradients]:
+    """The gradients of a backward pass of this text."""
+
+    def run(trace, s, head=None):
+        with np.errstate(all="ignore"):
+            return _named(*_through(_compiled(backward.backward, source), objectives.softmax_backward, trace, s, head))
+
+    return run
+
+
 def _compiled(function: Callable, source: str) -> Callable:
     scope = dict(function.__globals__)
     exec(compile(source, f"<mutant of {function.__name__}>", "exec"), scope)
@@ -153,20 +169,24 @@ def _substituted(id_: str, kind: str, label: str, words: str, old: str, new: str
     return Mutant(id_, kind, label, words, run_of(change), function is objectives.softmax_backward, change)
 
 
+def _for_sigma(k: str) -> dict[str, str]:
+    """What people write for dk ⊙ σ' of a gate."""
+    sigma = f"(1 / (1 + np.exp(-{k}[t])))"
+    return {
+        "σ' missing": f"d{k}[t]",
+        "σ for σ'": f"d{k}[t] * {k}[t]",
+        "1 − σ for σ'": f"d{k}[t] * (1 - {k}[t])",
+        "σ' with the wrong sign": f"d{k}[t] * {k}[t] * ({k}[t] - 1)",
+        "σ' squared": f"d{k}[t] * ({k}[t] * (1 - {k}[t])) ** 2",
+        "σ' of the activated gate": f"d{k}[t] * {sigma} * (1 - {sigma})",
+        "tanh' for σ'": f"d{k}[t] * (1 - {k}[t] ** 2)",
+        "σ' with a plus": f"d{k}[t] * {k}[t] * (1 + {k}[t])",
+    }
+
+
 def _derivatives() -> Iterator[Mutant]:
     for k in "fio":
-        old = f"d{k}[t] * {k}[t] * (1 - {k}[t])"
-        sigma = f"(1 / (1 + np.exp(-{k}[t])))"
-        confusions = {
-            "σ' missing": f"d{k}[t]",
-            "σ for σ'": f"d{k}[t] * {k}[t]",
-            "1 − σ for σ'": f"d{k}[t] * (1 - {k}[t])",
-            "σ' with the wrong sign": f"d{k}[t] * {k}[t] * ({k}[t] - 1)",
-            "σ' squared": f"d{k}[t] * ({k}[t] * (1 - {k}[t])) ** 2",
-            "σ' of the activated gate": f"d{k}[t] * {sigma} * (1 - {sigma})",
-            "tanh' for σ'": f"d{k}[t] * (1 - {k}[t] ** 2)",
-            "σ' with a plus": f"d{k}[t] * {k}[t] * (1 + {k}[t])",
-        }
+        old, confusions = f"d{k}[t] * {k}[t] * (1 - {k}[t])", _for_sigma(k)
         confusions |= {f"σ' of gate {other}": f"d{k}[t] * {other}[t] * (1 - {other}[t])" for other in "fio" if other != k}
         for words, new in confusions.items():
             yield _substituted(f"derivative:da_{k}:{words}", "derivative", "B:preact", f"da_{k}: {words}", old, new)
@@ -348,7 +368,7 @@ def _beside_the_bank() -> Iterator[Mutant]:
     carry, da_f = "dc_next = dc[t] * f[t]", "da.f[t] = df[t] * f[t] * (1 - f[t])"
     slope, z = "(1 - tanh_c[t] ** 2)", "outer_sum(da.all, z)"
     parts = "W_h, W_x = np.ascontiguousarray(W[..., :H]), W[..., H:]"
-    dh, flow = "dh[t] = dh_out[t] + dh_next", "what flows in on h_t"
+    dh, flow, initial = "dh[t] = dh_out[t] + dh_next", "what flows in on h_t", "dh0, dc0 = dh_next, dc_next"
     table = [
         (f"{flow} is taken at the last step only", "time", "B:hidden", dh, "dh[t] = dh_out[t] * (t == T - 1) + dh_next"),
         (f"{flow} is taken at the first step only", "time", "B:hidden", dh, "dh[t] = dh_out[t] * (t == 0) + dh_next"),
@@ -357,6 +377,9 @@ def _beside_the_bank() -> Iterator[Mutant]:
         (f"{flow} is counted twice at the last step", "time", "B:hidden", dh, "dh[t] = dh_out[t] * (1 + (t == T - 1)) + dh_next"),
         ("dc_next takes da_o for o", "carry", "B:carry", carry, f"dc_next = (dc[t] - dh[t] * o[t] * {slope} + dh[t] * da.o[t] * {slope}) * f[t]"),
         ("dc_next takes do for o", "carry", "B:carry", carry, f"dc_next = (dc[t] - dh[t] * o[t] * {slope} + dh[t] * do[t] * {slope}) * f[t]"),
+        ("dh0 is dc0", "initial", "B:initial", initial, "dh0, dc0 = dc_next, dc_next"),
+        ("dc0 is dh0", "initial", "B:initial", initial, "dh0, dc0 = dh_next, dh_next"),
+        ("df: tanh(c_{t-1}) for c_{t-1}", "operand", "B:gates", "df[t] = dc[t] * c_prev", "df[t] = dc[t] * np.tanh(c_prev)"),
         ("df and di exchanged", "gate", "B:gates", da_f, f"df[t], di[t] = di[t].copy(), df[t].copy(); {da_f}"),
         ("dW of the first row only", "reduction", "B:weights", "outer_sum(da.all, z)", "outer_sum(da.all[:, :1], z[:, :1])"),
         ("db of the first row only", "reduction", "B:biases", "step_sum(da.all)", "step_sum(da.all[:, :1])"),
@@ -372,8 +395,42 @@ def _beside_the_bank() -> Iterator[Mutant]:
         yield _substituted(f"{kind}:{words}", kind, label, words, old, new)
 
 
+def _without_what_comes_back() -> Iterator[Mutant]:
+    """The chain rule cut short: a local derivative that is not multiplied by the gradient from above, and a sum over gates that keeps
+    one of them."""
+    table = [
+        ("df", "dc", "B:gates", "df[t] = dc[t] * c_prev", "df[t] = c_prev"),
+        ("di", "dc", "B:gates", "di[t] = dc[t] * c_tilde[t]", "di[t] = c_tilde[t]"),
+        ("dc_tilde", "dc", "B:gates", "dc_tilde[t] = dc[t] * i[t]", "dc_tilde[t] = i[t]"),
+        ("do", "dh", "B:output", "do[t] = dh[t] * tanh_c[t]", "do[t] = tanh_c[t]"),
+        ("da_f", "df", "B:preact", "df[t] * f[t] * (1 - f[t])", "f[t] * (1 - f[t])"),
+        ("da_i", "di", "B:preact", "di[t] * i[t] * (1 - i[t])", "i[t] * (1 - i[t])"),
+        ("da_c", "dc_tilde", "B:preact", "dc_tilde[t] * (1 - c_tilde[t] ** 2)", "1 - c_tilde[t] ** 2"),
+        ("da_o", "do", "B:preact", "do[t] * o[t] * (1 - o[t])", "o[t] * (1 - o[t])"),
+        ("dc", "dh", "B:cell", "dc[t] = dh[t] * o[t] *", "dc[t] = o[t] *"),
+        ("dc", "dh ⊙ o", "B:cell", "dc[t] = dh[t] * o[t] *", "dc[t] ="),
+        ("dc_next", "dc", "B:carry", "dc_next = dc[t] * f[t]", "dc_next = f[t]"),
+    ]
+    for name, factor, label, old, new in table:
+        yield _substituted(f"operand:{name} without {factor}", "operand", label, f"{name}: the factor {factor} is missing", old, new)
+    after = "da.c[t] = dc_tilde[t]"  # the line that follows those of the three gates
+    written = {
+        k: _for_sigma(k) | {"the gradient from above is missing": f"{k}[t] * (1 - {k}[t])", "−σ² for σ'": f"-d{k}[t] * {k}[t] ** 2"}
+        for k in "fio"
+    }
+    for words in written["f"]:
+        new = "; ".join(f"da.{k}[t] = {written[k][words]}" for k in "fio")
+        words = f"da_f, da_i and da_o: {words}"
+        yield _substituted(f"derivative:{words}", "derivative", "B:preact", words, after, f"{new}; {after}")
+    parts = "W_h, W_x = np.ascontiguousarray(W[..., :H]), W[..., H:]"
+    for n, k in enumerate(GATES):
+        words = f"dz through da_{k} alone"
+        new = f"{parts}; kept = np.arange(4 * H)[:, None] // H == {n}; W_h, W_x = W_h * kept, W_x * kept"
+        yield _substituted(f"carry:{words}", "carry", "B:concat", words, parts, new)
+
+
 def _of_other_gates() -> Iterator[Mutant]:
-    """One gate for another, where the bank does not have it: any order of all of them, one letter in σ', one transpose."""
+    """One gate for another, where the bank does not have it: any order of all of them, one letter in σ' or tanh', one transpose."""
     back = "dz[t, ..., :H] = da.all[t] @ W_h"
     for n, k in enumerate(GATES):
         words = f"W_{k} of h not transposed"
@@ -384,13 +441,50 @@ def _of_other_gates() -> Iterator[Mutant]:
             words = ", ".join(f"da_{one} is da_{two}" for one, two in zip(GATES, order, strict=True) if one != two)
             new = f"da.all[t] = np.concatenate([{', '.join(f'da.{k}[t]' for k in order)}], -1); {back}"
             yield _substituted(f"gate:{words}", "gate", "B:preact", words, back, new)
-    for k, other in permutations("fio", 2):
-        old = f"{k}[t] * (1 - {k}[t])"
-        for words, new in (
-            (f"{other} for the first {k}", f"{other}[t] * (1 - {k}[t])"),
-            (f"1 − {other} for 1 − {k}", f"{k}[t] * (1 - {other}[t])"),
-        ):
-            yield _substituted(f"derivative:da_{k}:{words}", "derivative", "B:preact", f"da_{k}: {words} in {k}(1 − {k})", old, new)
+    for k, other in permutations(("f", "i", "o", "c_tilde"), 2):
+        if k != "c_tilde":
+            old, wrong = f"{k}[t] * (1 - {k}[t])", f"{other}[t]"
+            for words, new in (
+                (f"{other} for the first {k}", f"{wrong} * (1 - {k}[t])"),
+                (f"1 − {other} for 1 − {k}", f"{k}[t] * (1 - {wrong})"),
+            ):
+                words = f"da_{k}: {words} in {k}(1 − {k})"
+                yield _substituted(f"derivative:{words}", "derivative", "B:preact", words, old, new)
+    for k in "fio":
+        yield _substituted(
+            f"derivative:da_{k}:no 1", "derivative", "B:preact", f"da_{k}: −σ² for σ'", f"{k}[t] * (1 - {k}[t])", f"-({k}[t] ** 2)"
+        )
+        for q, of, label in (("c_tilde", "da_c", "B:preact"), ("tanh_c", "dc", "B:cell")):
+            for words, new in ((f"1 − {q}·{k}", f"(1 - {q}[t] * {k}[t])"), (f"1 − {k}²", f"(1 - {k}[t] ** 2)")):
+                words = f"{of}: {words} for 1 − {q}²"
+                yield _substituted(f"derivative:{words}", "derivative", label, words, f"(1 - {q}[t] ** 2)", new)
+    for q, of, label in (("c_tilde", "da_c", "B:preact"), ("tanh_c", "dc", "B:cell")):
+        words = f"{of}: −{q}² for 1 − {q}²"
+        yield _substituted(f"derivative:{words}", "derivative", label, words, f"(1 - {q}[t] ** 2)", f"(-({q}[t] ** 2))")
+    words, back = "do: dc for dh", "da.o[t] = do[t] * o[t] * (1 - o[t])"
+    yield _substituted("operand:do: dc for dh", "operand", "B:output", words, back, f"do[t] = dc[t] * tanh_c[t]; {back}")
+
+
+@cache
+def at_steps(condition: str) -> tuple[Mutant, ...]:
+    """Those that are known and change the loop over time alone, made where a condition of `SOME_STEPS` holds."""
+    words, found = SOME_STEPS[condition], []
+    before, loop, end = _around_the_loop(_source(backward.backward))
+    for m in known():
+        if m.change is None or m.change[0] is not backward.backward:
+            continue
+        own_before, own_loop, own_end = _around_the_loop(changed(backward.backward, [m.change]))
+        if (own_before, own_end) == (before, end):
+            source = f"{before}        if {condition}:\n{textwrap.indent(own_loop, '    ')}            continue\n{loop}{end}"
+            found.append(Mutant(f"{m.id}, {words}", m.kind, m.label, f"{m.words}, {words}", _run_of_source(source)))
+    return tuple(found)
+
+
+def _around_the_loop(source: str) -> tuple[str, str, str]:
+    """The text of the backward pass up to the body of its loop over time, that body, and what follows it."""
+    before, head, rest = source.partition("    for t in reversed(range(T)):\n")
+    loop, _, end = rest.partition("\n\n")
+    return before + head, loop + "\n", "\n" + end
 
 
 def _of_other_positions() -> Iterator[Mutant]:
