@@ -665,3 +665,28 @@ def test_localisation_tells_which_cotangent_brings_the_fault_out():
     assert found.flows == ("c_T",)
     assert found.smallest_T == 1
     assert localise(plug(CellByCell)[0], FLOAT64) is None
+
+
+class LossElsewhere(MeanLoss):
+    """The loss that is returned is another one; its gradients are not of it."""
+
+    def loss_and_gradients(self, p):
+        J, gradients = super().loss_and_gradients(p)
+        return J**2, gradients
+
+
+class Limited(CellByCell):
+    """What is returned as h is cut off; the gradients are those of the whole."""
+
+    def pullback(self, p):
+        outputs, pull = super().pullback(p)
+        return {**outputs, "h": np.clip(outputs["h"], -0.3, 0.3)}, pull  # input values
+
+
+@pytest.mark.parametrize(("wrong", "name"), [(LossElsewhere, "J"), (Limited, "h")])
+def test_right_gradients_beside_wrong_outputs_are_said_to_be_right(wrong, name):
+    """They fail by differences of the candidate's own forward pass, and no term of theirs is wrong."""
+    verdict = verify(wrong)
+    assert f"forward.{name}" in {r.id for r in verdict.failures()}
+    told = f"diagnosis: every gradient is that of the textbook's function, to rounding; what is wrong is {name}, not they"
+    assert words.explanation(verdict) == told

@@ -28,6 +28,7 @@ from .regions import Region
 
 HELD = 24  # failing cases of a run that a region is held against
 UNSTEADY = "what a call returns depends on chance, on memory that is not cleared, or on calls before it"
+ITS_OWN = "every gradient is that of the textbook's function, to rounding"
 SOMETIMES = "yet there are cases in which that would show and the gradients are right: it is so only under a condition that was not found"
 
 
@@ -54,13 +55,14 @@ class Explanation:
 class Seen:
     """What a run saw: the cases on which a gradient failed, the smallest that were made of those, and ordinary cases on which none
     did. `repeats` says whether what failed is due to fail again, `remembers` whether a check of state failed, so that only a new
-    instance is asked as the first was."""
+    instance is asked as the first was. `outputs` are wrong."""
 
     failing: tuple[Spec, ...] = ()
     smallest: tuple[Case, ...] = ()
     right: tuple[Spec, ...] = ()
     repeats: bool = False
     remembers: bool = False
+    outputs: tuple[str, ...] = ()
 
 
 NOTHING = Seen()
@@ -103,7 +105,8 @@ def _seen(verdict: Verdict, face: Candidate, dtype: str, repeats: bool) -> Seen:
     ordinary = [fitted(spec, face) for spec in CORNERS if spec.regime == "ordinary" and spec.memory == "plain"]
     right = tuple(spec for spec in ordinary if spec not in failing)
     remembers = any(r.chapter == "state" and r.dtype == dtype for r in verdict.failures())
-    return Seen(tuple(failing)[:HELD], tuple(shown.values()), right, repeats, remembers)
+    outputs = tuple(r.id.split(".")[1] for r in verdict.failures() if r.dtype == dtype and r.chapter == "forward")
+    return Seen(tuple(failing)[:HELD], tuple(shown.values()), right, repeats, remembers, outputs)
 
 
 def diagnose(face: Candidate, precision: tol.Precision, seen: Seen = NOTHING) -> Explanation | None:
@@ -112,6 +115,8 @@ def diagnose(face: Candidate, precision: tol.Precision, seen: Seen = NOTHING) ->
         return None
     if (told := explain(face, precision, right=seen.right)) is not None:
         return told
+    if seen.outputs and (asked := probes(face, precision)) and not any(p.failing or _as_one(p).failing for p in asked):
+        return Explanation((), (), 0.0, (), remarks=(f"{ITS_OWN}; what is wrong is {' and '.join(seen.outputs)}, not they",))
     bench = Bench(face, precision, face.make())
     if remark := odd_shapes(bench):
         return Explanation((), (), 0.0, (), remarks=(remark,))
