@@ -190,7 +190,7 @@ def test_sigmoid_through_tanh_is_a_note():
 @pytest.mark.parametrize(
     ("dtype", "regime", "size", "start", "seed", "told"),
     [
-        ("float64", "saturated", Sizes(2, 1, 3, 1), "random", 6, "pass"),
+        ("float64", "saturated", Sizes(2, 1, 3, 1), "random", 6, "unresolved: σ or tanh of absolute accuracy explains it"),
         ("float64", "saturated", Sizes(2, 1, 3, 1), "random", 15, "pass"),
         ("float32", "saturated", Sizes(1, 3, 1, 1), "zero", 1018, "unresolved: σ or tanh of absolute accuracy explains it"),
     ],

@@ -28,7 +28,6 @@ from .regions import Region
 
 HELD = 24  # failing cases of a run that a region is held against
 UNSTEADY = "what a call returns depends on chance, on memory that is not cleared, or on calls before it"
-ITS_OWN = "every gradient is that of the textbook's function, to rounding"
 SOMETIMES = "yet there are cases in which that would show and the gradients are right: it is so only under a condition that was not found"
 
 
@@ -75,7 +74,12 @@ def explained(verdict: Verdict, faces: list[Candidate]) -> Verdict:
     faces, verdict = list(verdict.faces) or faces, replace(verdict, faces=())  # the verdict is a value again, without foreign code
     if any(r.id == "forward.initial_state" and r.outcome == FAIL for r in verdict.results):
         return verdict  # with the states that it is given it is another function, and its gradients belong to that
-    if verdict.kind != "textbook" or not any(r.chapter == "grad" and r.outcome == FAIL for r in verdict.results):
+    if not any(r.chapter == "grad" and r.outcome == FAIL for r in verdict.results):
+        return verdict
+    for dtype, face in ((dtype, face) for dtype in verdict.dtypes for face in faces if verdict.kind == "self-consistency"):
+        if told := of_the_textbook(face, tol.PRECISIONS[dtype], _wrong_outputs(verdict, dtype)):
+            return replace(verdict, explanation=told)
+    if verdict.kind != "textbook":
         return verdict
     for dtype in verdict.dtypes:
         lower = [r for r in verdict.results if r.id == "numerics.effective_precision" and (r.dtype, r.outcome) == (dtype, FAIL)]
@@ -105,8 +109,22 @@ def _seen(verdict: Verdict, face: Candidate, dtype: str, repeats: bool) -> Seen:
     ordinary = [fitted(spec, face) for spec in CORNERS if spec.regime == "ordinary" and spec.memory == "plain"]
     right = tuple(spec for spec in ordinary if spec not in failing)
     remembers = any(r.chapter == "state" and r.dtype == dtype for r in verdict.failures())
-    outputs = tuple(r.id.split(".")[1] for r in verdict.failures() if r.dtype == dtype and r.chapter == "forward")
-    return Seen(tuple(failing)[:HELD], tuple(shown.values()), right, repeats, remembers, outputs)
+    return Seen(tuple(failing)[:HELD], tuple(shown.values()), right, repeats, remembers, _wrong_outputs(verdict, dtype))
+
+
+def _wrong_outputs(verdict: Verdict, dtype: str) -> tuple[str, ...]:
+    return tuple(r.id.split(".")[1] for r in verdict.failures() if r.dtype == dtype and r.chapter == "forward")
+
+
+def of_the_textbook(face: Candidate, precision: tol.Precision, outputs: tuple[str, ...]) -> Explanation | None:
+    """That every gradient is right, where some of the outputs are wrong: differences of its own forward pass refute such gradients."""
+    if not outputs or face.kind in ("student", "forward"):
+        return None
+    asked = probes(face, precision)
+    if not asked or any(p.failing or _as_one(p).failing for p in asked):
+        return None
+    told = f"every gradient is that of the textbook's function, to rounding; what is wrong is {' and '.join(outputs)}, not they"
+    return Explanation((), (), 0.0, (), remarks=(told,))
 
 
 def diagnose(face: Candidate, precision: tol.Precision, seen: Seen = NOTHING) -> Explanation | None:
@@ -115,8 +133,8 @@ def diagnose(face: Candidate, precision: tol.Precision, seen: Seen = NOTHING) ->
         return None
     if (told := explain(face, precision, right=seen.right)) is not None:
         return told
-    if seen.outputs and (asked := probes(face, precision)) and not any(p.failing or _as_one(p).failing for p in asked):
-        return Explanation((), (), 0.0, (), remarks=(f"{ITS_OWN}; what is wrong is {' and '.join(seen.outputs)}, not they",))
+    if (told := of_the_textbook(face, precision, seen.outputs)) is not None:
+        return told
     bench = Bench(face, precision, face.make())
     if remark := odd_shapes(bench):
         return Explanation((), (), 0.0, (), remarks=(remark,))
