@@ -347,7 +347,9 @@ def _sets(call: Call, where: str, name: str, value, due: tuple[int, ...]) -> np.
     try:
         return numbers(value).reshape(due).astype(call.dtype)
     except Exception:  # any conversion may fail in foreign code
-        raise Finding("contract.call", f"{where} returned no {name} of shape {due}; one for each of {due[0]} sets of inputs is due") from None
+        raise Finding(
+            "contract.call", f"{where} returned no {name} of shape {due}; one for each of {due[0]} sets of inputs is due"
+        ) from None
 
 
 def run(call: Call, instance, cotangents: dict) -> tuple[Answer, Answer]:
