@@ -176,10 +176,22 @@ def test_two_mistakes_in_words(wrong, told):
     )
 
 
-def test_right_and_random_gradients_are_never_explained():
+@pytest.mark.parametrize("off", [1e-6, -1e-9, 1e-11])
+def test_a_gain_that_is_nearly_one_is_named(off):
+    def scaled(trace, s, head=None):
+        return {k: v * (1 + off) if k[0] == "b" else v for k, v in mutants.right(trace, s, head).items()}
+
+    (fit,) = explain(candidate(mutants.Mutant("scaled", "scaled", "", "", scaled)), FLOAT64).fits
+    assert (fit.edges[0].words, fit.wrong) == ("every db_k", (f"multiplied by 1{off:+.0e}",))
+    assert words.gain(fit.gains[0]) == f"1{off:+.0e}"
+    assert [words.gain(g) for g in (-0.0, -1.0, 0.5, 1 + 1 / 1024)] == ["0.000", "-1.000", "0.500", "1.001"]
+
+
+@pytest.mark.parametrize("size", [0.01, 1e-6, 1e-9])
+def test_right_and_random_gradients_are_never_explained(size):
     def random(trace, s, head=None):
         rng = np.random.default_rng(len(trace.h))
-        return {k: v * (1 + 0.01 * rng.standard_normal(v.shape)) for k, v in mutants.right(trace, s, head).items()}
+        return {k: v * (1 + size * rng.standard_normal(v.shape)) for k, v in mutants.right(trace, s, head).items()}
 
     assert explain(candidate(mutants.Mutant("random", "random", "", "", random)), FLOAT64) is None
     for dtype in ("float64", "float32"):
