@@ -151,7 +151,7 @@ CORNERS: tuple[Spec, ...] = (
     _corner(3, 4, 8, 7),
     _corner(2, 5, 9, 8, 9),
     _corner(3, 2, 5, 9),
-    _corner(2, 3, 16, 15, 17),
+    _corner(2, 8, 16, 15, 17),
     _corner(3, 2, 17, 16),
     _corner(2, 2, 3, 17),
     _corner(2, 2, 31, 33, 33),

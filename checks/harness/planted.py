@@ -98,6 +98,12 @@ def _tall(gradients, trace):
     return gradients
 
 
+def _wide(gradients, trace):
+    whole = trace.h.shape[1] // 8 * 8  # rows in blocks of eight; fewer take another way
+    gradients["x"][:, :whole] = 0
+    return gradients
+
+
 def _long(gradients, trace):
     if len(trace.h) >= 6:
         gradients["x"][5] = 0
@@ -139,6 +145,7 @@ FAULTS = {
     "gradients through a float32 buffer": (layer(after=_float32_buffer), "numerics.effective_precision"),
     "a clip at ±5": (layer(after=lambda g, trace: {k: np.clip(v, -5, 5) for k, v in g.items()}), "law.homogeneity"),
     "an error only for H > 16": (layer(after=_tall), "sizes.tiles"),
+    "an error only in whole blocks of eight sequences": (layer(after=_wide), "sizes.tiles"),
     "an error only at T ≥ 6": (layer(after=_long), "sizes.long"),
     "an input mutated": (_mutates(), "state.inputs_unmutated"),
     "a cache shared by two instances": (_shared_cache(), "state.two_instances"),

@@ -187,10 +187,54 @@ def test_two_mistakes_in_words(wrong, told):
     )
 
 
-def test_right_and_random_gradients_are_never_explained():
+@pytest.mark.parametrize("off", [1e-6, -1e-9, 1e-11])
+def test_a_gain_that_is_nearly_one_is_named(off):
+    def scaled(trace, s, head=None):
+        return {k: v * (1 + off) if k[0] == "b" else v for k, v in mutants.right(trace, s, head).items()}
+
+    (fit,) = explain(candidate(mutants.Mutant("scaled", "scaled", "", "", scaled)), FLOAT64).fits
+    assert (fit.edges[0].words, fit.wrong) == ("every db_k", (f"multiplied by 1{off:+.0e}",))
+    assert words.gain(fit.gains[0]) == f"1{off:+.0e}"
+    assert [words.gain(g) for g in (-0.0, -1.0, 0.5, 1 + 1 / 1024)] == ["0.000", "-1.000", "0.500", "1.001"]
+
+
+def kernel_by(change):
+    """One whose gradient of the recurrent kernel is changed: the weights of h alone."""
+
+    class Changed(KerasStyle):
+        def pullback(self, p):
+            outputs, pull = super().pullback(p)
+            return outputs, lambda s: (lambda g: {**g, "recurrent_kernel": change(g["recurrent_kernel"], p)})(pull(s))
+
+    return Changed
+
+
+H_FIRST = layer(("outer_sum(da.all, z)", "np.concatenate([outer_sum(da.all[:1], z[:1])[..., :H], outer_sum(da.all, z)[..., H:]], axis=-1)"))
+X_FIRST = layer(("outer_sum(da.all, z)", "np.concatenate([outer_sum(da.all, z)[..., :H], outer_sum(da.all[:1], z[:1])[..., H:]], axis=-1)"))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        (kernel_by(lambda g, p: g / len(p["x"])), "the gradient of recurrent_kernel is averaged over the batch"),
+        (kernel_by(lambda g, p: -g), "the gradient of recurrent_kernel is with the wrong sign"),
+        (kernel_by(lambda g, p: g * (1 + 1e-7)), "the gradient of recurrent_kernel is multiplied by 1+1e-07"),
+        (H_FIRST, "the part of dW_k that is h's: dW of the first step only"),
+        (X_FIRST, "the part of dW_k that is x's: dW of the first step only"),
+        (kernel_by(lambda g, p: g + 1e-3 * np.roll(g, 1)), ""),
+    ],
+)
+def test_what_is_wrong_with_the_weights_of_x_or_of_h_alone_is_named(wrong, told):
+    found = explain(plug(wrong)[0], FLOAT64)
+    assert (found.names if found else ()) == ((("B:weights", told),) if told else ())
+    assert explain(plug(kernel_by(lambda g, p: g))[0], FLOAT64) is None
+
+
+@pytest.mark.parametrize("size", [0.01, 1e-6, 1e-9])
+def test_right_and_random_gradients_are_never_explained(size):
     def random(trace, s, head=None):
         rng = np.random.default_rng(len(trace.h))
-        return {k: v * (1 + 0.01 * rng.standard_normal(v.shape)) for k, v in mutants.right(trace, s, head).items()}
+        return {k: v * (1 + size * rng.standard_normal(v.shape)) for k, v in mutants.right(trace, s, head).items()}
 
     assert explain(candidate(mutants.Mutant("random", "random", "", "", random)), FLOAT64) is None
     for dtype in ("float64", "float32"):

@@ -1,5 +1,6 @@
 """LSTMs as other people write them: the right ones pass, the bad ones get a named finding and a sentence."""
 
+import ast
 import io
 import time
 from dataclasses import replace
@@ -847,6 +848,31 @@ def test_a_hidden_state_without_a_cell_state_has_its_gradient_judged():
     assert {r.id for r in verdict.failures()} == {"grad.h0.autodiff", "grad.h0.differences"}
     told = next(r.reason for r in verify(Undeclared).results if r.id == "forward.initial_state")
     assert told == 'h is what it would be with c0 zero: c0 ignored. If that is meant, declare supports = {"c0": False}'
+
+
+class FromRest(ReferenceModel):
+    """A model whose sequences begin with both states zero, or with c0 alone."""
+
+    ignored: tuple[str, ...] = ("h0", "c0")
+
+    def loss_and_gradients(self, inputs):
+        J, gradients = super().loss_and_gradients({**inputs, **{k: 0 * inputs[k] for k in self.ignored}})
+        return J, {k: v for k, v in gradients.items() if k not in self.ignored}
+
+
+@pytest.mark.parametrize(("ignored", "line"), [(("h0", "c0"), '{"initial_state": False}'), (("c0",), '{"c0": False}')])
+def test_a_model_that_begins_at_rest_is_judged_so_and_told_the_line_where_it_does_not_say_it(ignored, line):
+    kept = {f"{k}_gradient": False for k in ignored}
+    undeclared = type("Undeclared", (FromRest,), {"ignored": ignored, "supports": kept})
+    declared = type("Declared", (FromRest,), {"ignored": ignored, "supports": ast.literal_eval(line)})
+    only = "contract.*,forward.*,grad.*.autodiff"
+    told = next(r for r in verify(undeclared, only=only).failures())
+    names = " and ".join(ignored)
+    assert (told.id, told.reason) == (
+        "forward.J",
+        f"J is what it would be with {names} zero: {names} ignored. If that is meant, declare supports = {line}",
+    )
+    assert verify(declared, only=only).outcome == "pass"
 
 
 def test_one_that_returns_the_last_state_alone_is_judged_through_that(monkeypatch):

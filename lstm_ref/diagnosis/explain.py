@@ -1,14 +1,16 @@
 """Explain: a verdict with failing gradients in, the same verdict with the wrong term named; silent where nothing decides.
 
-First one edge with one gain, then the bank of mutants, then a share of the parameters on their gradients, then a mutant at some
-steps only, then pairs of edges, then two mistakes of which one shows in a few gradients alone, or does so in a single time step: the
-first kind that explains every gradient of every probe to rounding. Several explanations that the answers cannot tell apart are given
-together. What explains the wrong gradients and is refuted by right ones is looked for again where a condition holds.
+First one edge with one gain, then the bank of mutants, then a share of the parameters on their gradients, then one factor or a mutant
+on the gradients of the weights of x alone, or of h, then a mutant at some steps only, then pairs of edges, then two mistakes of which
+one shows in a few gradients alone, or does so in a single time step: the first kind that explains every gradient of every probe to
+rounding. Several explanations that the answers cannot tell apart are given together. What explains the wrong gradients and is refuted
+by right ones is looked for again where a condition holds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -19,10 +21,12 @@ from ..cases import CORNERS, Case, Spec
 from ..judgement import tolerances as tol
 from ..judgement.judge import Bench, computed_in, fitted, held_in
 from ..judgement.verdict import FAIL, Verdict
+from ..reference.symbols import WEIGHTS
 from . import added, apart, gains, mutants, regions
 from .gains import Fit
 from .heat import Heat, heat
 from .localise import Location, localise
+from .mutants import Gradients
 from .probe import SIZES, SMALL, Probe, probes, probes_at
 from .regions import Region
 
@@ -177,6 +181,8 @@ def explain(face: Candidate, precision: tol.Precision, region: Region | None = N
     if penalty := added.decay(asked, sound, face.reduction):
         label, text, distance = penalty
         return Explanation((), ((label, text),), distance, failing)
+    if told := part_of_weights(face, asked, sound):
+        return told
     for condition in mutants.SOME_STEPS:
         if named := matching([*asked, *sound], mutants.at_steps(condition)):
             return Explanation((), tuple((m.label, m.words) for m, _ in named), named[0][1], failing)
@@ -241,6 +247,44 @@ def second_bias(face: Candidate, asked: list[Probe], sound: Sequence[Probe] = ()
     return None
 
 
+def part_of_weights(face: Candidate, asked: list[Probe], sound: Sequence[Probe] = ()) -> Explanation | None:
+    """What is wrong with the gradients of the weights of x alone, or of those of h alone, where everything else is right: one factor
+    on all of them, or a known mistake. It must leave those right that are so in the `sound` probes."""
+    failing = tuple(dict.fromkeys(k for p in asked for k in p.failing))
+    for of in "xh" if set(failing) <= set(WEIGHTS) else ():
+        if any(replace(p, answers=_in_part(of, p, p.truth, p.answers)).failing for p in asked):
+            continue
+        name = f"the gradient of {face.layout.template(f'W_{of}')}" if face.layout.joint == "split" else f"the part of dW_k that is {of}'s"
+        gain = [_gain_of_part(p, of) for p in asked]
+        if wrong := gains.meaning(gain, asked):
+            scaled = [(p, _in_part(of, p, {k: gains.value(wrong, gain[0], p) * p.truth[k] for k in p.truth})) for p in (*asked, *sound)]
+            worst = max(float(p.distance({k: v[None] for k, v in g.items()})[0]) for p, g in scaled)
+            if worst <= 1:
+                return Explanation((), (("B:weights", f"{name} is {wrong}"),), worst, failing)
+        if named := matching([*asked, *sound], given=functools.partial(_in_part, of)):
+            return Explanation((), tuple((m.label, f"{name}: {m.words}") for m, _ in named), named[0][1], failing)
+    return None
+
+
+def _in_part(of: str, probe: Probe, gradients: Gradients, elsewhere: Gradients | None = None) -> Gradients:
+    """The gradients of the weights of x, or of h, from `gradients`, and all else from the truth, or from another set."""
+    out, H = dict(elsewhere or probe.truth), probe.case.spec.sizes.H
+    for k in WEIGHTS:
+        if k in out:
+            parts = (gradients[k][:, :H], out[k][:, H:]) if of == "h" else (out[k][:, :H], gradients[k][:, H:])
+            out[k] = np.concatenate(parts, axis=1)
+    return out
+
+
+def _gain_of_part(probe: Probe, of: str) -> float:
+    """The one factor on the gradients of the weights of x, or of h, that comes nearest to the answers."""
+    nothing = {k: np.zeros_like(v) for k, v in probe.truth.items()}
+    due, rest = _in_part(of, probe, probe.truth, nothing), _in_part(of, probe, nothing)
+    there = [k for k in WEIGHTS if k in probe.answers]
+    size = sum(float(np.vdot(due[k], due[k])) for k in there)
+    return sum(float(np.vdot(probe.answers[k] - rest[k], due[k])) for k in there) / size if size else 1.0
+
+
 def _off(probe: Probe, gain: float) -> float:
     """How far the gradient of the second bias is from so many times what is due, in tolerances."""
     return max((float(np.abs(v - gain * probe.truth[k]).max()) / probe.limits[k] for k, v in probe.second.items()), default=0.0)
@@ -251,8 +295,13 @@ def _as_one(probe: Probe) -> Probe:
     return replace(probe, answers={**probe.answers, **probe.second}, second={})
 
 
-def matching(asked: list[Probe], known: tuple[mutants.Mutant, ...] = ()) -> list[tuple[mutants.Mutant, float]]:
-    """The mutants whose gradients are the answers, to rounding, in every probe; best first. All that are known, where none are given."""
+def matching(
+    asked: list[Probe],
+    known: tuple[mutants.Mutant, ...] = (),
+    given: Callable[[Probe, Gradients], Gradients] = lambda probe, gradients: gradients,
+) -> list[tuple[mutants.Mutant, float]]:
+    """The mutants whose gradients, or what is `given` of them, are the answers, to rounding, in every probe; best first. All that are
+    known, where none are named."""
     found = []
     for mutant in known or mutants.known():
         if mutant.kind == "edge" or (mutant.model and asked[0].head is None):
@@ -260,7 +309,7 @@ def matching(asked: list[Probe], known: tuple[mutants.Mutant, ...] = ()) -> list
         worst = 0.0
         for probe in asked:
             with np.errstate(all="ignore"):
-                gradients = mutant.run(probe.trace, probe.cotangents, probe.head)
+                gradients = given(probe, mutant.run(probe.trace, probe.cotangents, probe.head))
                 worst = max(worst, float(probe.distance({k: v[None] for k, v in gradients.items()})[0]))
             if worst > 1:
                 break

@@ -118,9 +118,10 @@ def meaning(gains: list[float], probes: list[Probe]) -> str:
     for words, usual in USUAL.items():
         if all(abs(g - usual(p.case.spec.sizes)) <= tol.GAIN_SETTLED for g, p in zip(gains, probes, strict=True)):
             return words
-    if max(gains) - min(gains) <= tol.GAIN_SETTLED and abs(gains[0] - 1) > tol.GAIN_SETTLED:
+    spread, off = max(gains) - min(gains), gains[0] - 1
+    if spread <= tol.GAIN_SETTLED and abs(off) > tol.GAIN_SETTLED:
         return f"multiplied by {gains[0]:.6g}"
-    return ""
+    return f"multiplied by 1{off:+.3g}" if spread <= tol.GAIN_NEAR_ONE * abs(off) else ""
 
 
 def fits(fit: Fit, probe: Probe) -> bool:

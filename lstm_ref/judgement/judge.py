@@ -218,16 +218,15 @@ class Judged:
 def fitted(spec: Spec, candidate: Candidate) -> Spec:
     """The spec nearest to this one that the candidate supports."""
     supports = candidate.supports
-    spec = replace(spec, sizes=supports.fit(spec.sizes))
+    spec = replace(spec, sizes=supports.fit(spec.sizes), initial_state=supports.start(spec.initial_state))
     if candidate.model:
         return replace(spec, cotangents="all")
     if "h" in supports.missing:  # what flows into the rest is as much as there is
-        spec = replace(spec, cotangents="all" if spec.cotangents in ("h", "last", *supports.missing) else spec.cotangents)
-        return replace(spec, initial_state=supports.start(spec.initial_state), logits=1.0)
+        return replace(spec, cotangents="all" if spec.cotangents in ("h", "last", *supports.missing) else spec.cotangents, logits=1.0)
     unseen = {k for k in ("h_T", "c_T") if k in supports.missing} - ({"h_T"} if candidate.variant.h_T_is_last_h else set())
     if unseen:
         spec = replace(spec, cotangents="h" if spec.cotangents in ("all", *unseen) else spec.cotangents)
-    return replace(spec, initial_state=supports.start(spec.initial_state), logits=1.0)
+    return replace(spec, logits=1.0)
 
 
 def judge(bench: Bench, case: Case, with_differences: bool = True, with_taps: bool = True) -> Judged:
@@ -301,24 +300,29 @@ def _judge_forward(found: Judged, outputs: Answer, bench: Bench, call: contract.
     if bench.candidate.hidden in outputs.faults or "c_T" in outputs.faults:
         right = False
     case = found.case
-    if not case.model and (case.inputs["h0"].any() or case.inputs["c0"].any()):
-        found.add("forward.initial_state", _initial_state(found, outputs, bench))
+    if case.inputs["h0"].any() or case.inputs["c0"].any():
+        used = _initial_state(found, outputs, bench)
+        if not case.model:
+            found.add("forward.initial_state", used)
+        elif used.outcome == FAIL:
+            found.evidence["forward.J"] = found.evidence["forward.J"]._replace(rule=used.rule)
     return right
 
 
 def _initial_state(found: Judged, outputs: Answer, bench: Bench) -> Evidence:
-    h, states = bench.candidate.hidden, bench.candidate.supports.states
+    h, states = "J" if found.case.model else bench.candidate.hidden, bench.candidate.supports.states
     if not found.fails(f"forward.{h}"):
         return Evidence(PASS)  # the states were used, whatever becomes of them at the end
-    seen = outputs.arrays[h]
-    for ignored in dict.fromkeys((states, *((k,) for k in states))):
+    seen, there = outputs.arrays[h], tuple(k for k in states if found.point.seen[k].any())
+    for ignored in dict.fromkeys((there, *((k,) for k in there))):
         zeros = {k: np.zeros_like(found.point.seen[k]) for k in ignored}
         due = variants.truth(bench.candidate.variant, {**found.point.seen, **zeros}, found.case.cotangents).values[h]
         if compare(h, seen, due, found.point.conditions[h], bench.arithmetic, bench.u(h)).outcome == PASS:
             names = " and ".join(ignored)
             sentence = f"{h} is what it would be with {names} zero: {names} ignored"
-            declared = "initial_state" if len(ignored) > 1 else ignored[0]
-            sentence += f'. If that is meant, declare supports = {{"{declared}": False}}'
+            if there == states:  # else the other may be ignored as well
+                declared = "initial_state" if len(ignored) > 1 else ignored[0]
+                sentence += f'. If that is meant, declare supports = {{"{declared}": False}}'
             return Evidence(FAIL, np.inf, h, rule=sentence)
     return Evidence(PASS)
 

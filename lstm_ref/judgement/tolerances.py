@@ -40,6 +40,7 @@ KINK_BOUND = 30  # of differences beside kinks: with 3, 843 of 15,000 J with fiv
 BENT = 32  # C·h over the gradient above which J bends within a step h: under 8 wherever differences resolve, over 90 in chaos
 EXPLANATION_NEAR = 4  # tolerances that a diagnosis may be off by: it sums in another order than the candidate it explains
 GAIN_SETTLED = 1e-5  # fitted gains nearer than this to each other, or to a value people get by mistake, are equal
+GAIN_NEAR_ONE = 0.01  # ... and those nearer to 1 than that are where they agree to this share of what they are off: 2.2e-4 at 1e-12
 LOOK_ALIKE = (1 / 64, 4)  # median error/(u₃₂·|g|) between these looks like arithmetic in the lower precision
 MOVED = 2  # unit roundoffs of the lower precision by which everything is moved: its rounding errors are new ones then ...
 SAME_ERROR = 0.2  # ... and change by more than this share of themselves; a small error of another kind stays what it is

@@ -7,7 +7,7 @@ import math
 from importlib import resources
 from typing import Any
 
-from . import picture
+from . import picture, words
 
 SIGNS = {"pass": "✓", "fail": "✗", "inconclusive": "?", "cannot tell": "?", "timeout": "?", "not run": "?", "agree": "✓", "differ": "✗"}
 SIGNS |= {"expected failure": "!", "unexpected pass": "✗"}
@@ -83,8 +83,8 @@ def number(q: Any, digits: int = 6) -> str:
 
 
 def gain(q: Any) -> str:
-    """A gain as the diagnosis says it: 0.000 is a missing term, −1 a wrong sign."""
-    return f"{real(q):.3f}".replace("-0.000", "0.000")
+    """A gain as the diagnosis says it."""
+    return words.gain(real(q))
 
 
 def entry(e: dict) -> str:

@@ -224,9 +224,14 @@ def _broken_laws(v: Verdict) -> list[str]:
     return ["laws that break: " + "; ".join(f"{k} ({LAWS[k]})" for k in broken)] if broken else []
 
 
+def gain(g: float) -> str:
+    """A gain as the diagnosis says it: 0.000 is a missing term, −1 a wrong sign; what is near 1, by what it is off."""
+    return f"{g:z.3f}" if abs(g - 1) >= 0.0005 else f"1{g - 1:+.3g}"  # half of the last digit
+
+
 def _fit(f) -> str:
     parts = [f"{edge.words} is {wrong} ({edge.label})" for edge, wrong in zip(f.edges, f.wrong, strict=True)]
-    gained = ", ".join(f"{g:z.3f} on {edge.id}" for edge, g in zip(f.edges, f.gains, strict=True))
+    gained = ", ".join(f"{gain(g)} on {edge.id}" for edge, g in zip(f.edges, f.gains, strict=True))
     return f"{' and '.join(parts)}: gain {gained}, every other edge 1"
 
 
