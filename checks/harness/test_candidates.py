@@ -932,6 +932,10 @@ def scaled(by):
         (lambda forward, inputs: {k: v[:1] for k, v in one_by_one(forward, inputs).items()}, " sets of inputs is due"),
         (lambda forward, inputs: forward(inputs), "forward_many raised "),
         (scaled(1.001), "forward_many gives another J than it is of one set of inputs: off by "),
+        (
+            lambda forward, inputs: one_by_one(forward, {k: v.real + 0j for k, v in inputs.items()}),
+            "forward_many has another derivative than ",
+        ),
         (scaled(np.nan), "forward_many gives another J than it is of one set of inputs: off by nan"),
     ],
 )

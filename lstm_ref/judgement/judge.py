@@ -477,17 +477,27 @@ def _complex_steps(bench: Bench, found: Judged, call: contract.Call, base: dict,
             J = contract.run_many(together, bench.instance, found.outputs, found.case.cotangents)
         due = found.values["J"] if model else functional(found.values, found.point.cotangents)
         far = np.abs(J.real - due).max()
-        name = "loss_many" if model else "forward_many"
-        apart = "" if far <= found.point.rounding_of_J else f"{name} gives another J than it is of one set of inputs: off by {far:.3g}"
+        apart = (
+            "" if far <= found.point.rounding_of_J else f"{_many(model)} gives another J than it is of one set of inputs: off by {far:.3g}"
+        )
     except Finding as finding:
         apart = finding.sentence
     if apart:
-        bench.many = False
-        told = f"{apart}; it is left alone, and differences are taken with one call at a time"
-        found.evidence["contract.call"] = found.evidence["contract.call"]._replace(note=told)
+        _leave_alone(bench, found, apart)
         return {}
     steps = [differences.of_complex_step(value) for value in J]
     return {n: step for n, step in zip(numbers, steps, strict=True) if step is not None}
+
+
+def _many(model: bool) -> str:
+    return "loss_many" if model else "forward_many"
+
+
+def _leave_alone(bench: Bench, found: Judged, why: str) -> None:
+    """Its `forward_many` or `loss_many` is not asked again, and that is told."""
+    bench.many = False
+    told = f"{why}; it is left alone, and differences are taken with one call at a time"
+    found.evidence["contract.call"] = found.evidence["contract.call"]._replace(note=told)
 
 
 def _one_difference(bench: Bench, found: Judged, move: Move, J, limit, known: differences.Difference | None) -> Evidence:
@@ -503,6 +513,10 @@ def _one_difference(bench: Bench, found: Judged, move: Move, J, limit, known: di
     exact, own = None, 0.0
     if p.name == "float64" and not coarse and bench.complex_safe.get(key, True):
         exact, own = known or _complex(J), float(np.vdot(np.abs(direction), limit))  # the complex step rounds as the gradient does
+        if known is not None and judged(known, own).outcome == FAIL:
+            exact = _complex(J)
+            if exact is not None and judged(exact, own).outcome != FAIL and bench.many:
+                _leave_alone(bench, found, f"{_many(case.model)} has another derivative than it has of one set of inputs")
         if exact is None:
             bench.complex_safe[key] = False
         elif key in bench.complex_safe and (evidence := judged(exact, own)).outcome != FAIL:
