@@ -110,6 +110,12 @@ def _long(gradients, trace):
     return gradients
 
 
+def _second_part(gradients, trace):
+    if len(trace.h) > 32:  # what goes from one part of 32 steps to the one before is lost
+        gradients["x"][:32] *= 0.5
+    return gradients
+
+
 # name -> (the candidate, a check that must say so)
 FAULTS = {
     "dc_next dropped": (layer((" + dc_next  # (B:cell)", "  # (B:cell)")), "law.time_split|grad.W_f.autodiff"),
@@ -147,6 +153,7 @@ FAULTS = {
     "an error only for H > 16": (layer(after=_tall), "sizes.tiles"),
     "an error only in whole blocks of eight sequences": (layer(after=_wide), "sizes.tiles"),
     "an error only at T ≥ 6": (layer(after=_long), "sizes.long"),
+    "an error only beyond 32 steps": (layer(after=_second_part), "sizes.long"),
     "an input mutated": (_mutates(), "state.inputs_unmutated"),
     "a cache shared by two instances": (_shared_cache(), "state.two_instances"),
 }
