@@ -58,8 +58,11 @@ def _other_outputs(bench: Bench, judged: Judged, answer: Answer) -> Evidence | N
     found = _agree(bench, {k: answer.arrays[k] for k in keys}, {k: judged.values[k] for k in keys}, limits)
     if found.outcome != FAIL:
         return None
-    sentence = f"the output {found.quantity} of the same call is another one than before: it depends on earlier calls"
-    return Evidence(FAIL, np.inf, found.quantity, rule=f"{sentence}; keep no state from one call to the next")
+    sentence = (
+        f"the output {found.quantity} of the same call is another one than before: it depends on earlier calls, or is drawn at random"
+    )
+    advice = "keep no state from one call to the next, and turn dropout off (torch: self.eval() in the constructor)"
+    return Evidence(FAIL, np.inf, found.quantity, rule=f"{sentence}; {advice}")
 
 
 def _repeat(bench: Bench, judged: Judged, other: Judged) -> Evidence:
