@@ -20,7 +20,7 @@ from lstm_ref.report import doctor as report
 
 from . import strangers
 from .programs import required
-from .strangers import CellByCell, KerasStyle, spoilt
+from .strangers import CellByCell, KerasStyle, MeanLoss, spoilt
 from .test_candidates import Student
 
 PACKAGE = Path(lstm_ref.__file__).parent
@@ -66,8 +66,37 @@ def test_doctor_tells_what_was_understood_of_a_right_lstm():
     assert "PROBLEM" not in text
 
 
+class CellAtRest(CellByCell):
+    """It begins with c of zero, whatever c0 is."""
+
+    def pullback(self, p):
+        outputs, pull = super().pullback({**p, "c0": 0 * p["c0"]})
+        return outputs, lambda s: {**pull(s), "c0": 0 * p["c0"]}
+
+
+class ModelAtRest(MeanLoss):
+    """It begins with states of zero."""
+
+    def loss_and_gradients(self, p):
+        J, gradients = super().loss_and_gradients({**p, "h0": 0 * p["h0"], "c0": 0 * p["c0"]})
+        return J, {**gradients, "h0": 0 * p["h0"], "c0": 0 * p["c0"]}
+
+
 # name -> (candidate, whether it fits, what is said)
 SAID = {
+    "c0 ignored": (
+        CellAtRest,
+        False,
+        ["the declared LSTM's, but for its initial state", 'c0 ignored. If that is meant, declare supports = {"c0": False}'],
+    ),
+    "states ignored by a model": (
+        ModelAtRest,
+        False,
+        [
+            "the declared LSTM's, but for its initial state",
+            'h0 and c0 ignored. If that is meant, declare supports = {"initial_state"',
+        ],
+    ),
     "misdeclared order": (
         keras(order="ifoc"),
         False,

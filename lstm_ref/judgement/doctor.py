@@ -104,6 +104,8 @@ def examine(face: Candidate, precision: Precision) -> Examination:
         problems += _precision(bench)
         if reading is None and {face.hidden, "J"} & set(bench.lower):  # no reading fits to a rounding finer than its own
             forward, reading = DECLARED, Reading(face.layout, face.variant, reduction=face.reduction)
+    if answered and forward == UNKNOWN:
+        problems += _ignored_states(bench, case)
     differences, why = "", ""
     if answered and not any(p.check in SURE for p in problems):
         differences, why = _differences(bench, case, call)
@@ -198,6 +200,15 @@ def _precision(bench: Bench) -> list[Problem]:
     except Finding as finding:
         return [Problem(finding.check, finding.sentence)]
     return [Problem("numerics.effective_precision", found.rule)] if found.outcome == FAIL else []
+
+
+def _ignored_states(bench: Bench, case: Case) -> list[Problem]:
+    """That its forward pass is the declared one with an initial state of zero, where it is."""
+    evidence = judge(bench, case, with_differences=False).evidence
+    check = "forward.J" if case.model else "forward.initial_state"
+    found = evidence.get(check)
+    ignored = found is not None and found.outcome == FAIL and found.rule.endswith(": False}")  # the line that declares it
+    return [Problem(check, found.rule)] if found is not None and ignored else []
 
 
 def _differences(bench: Bench, case: Case, call: Call) -> tuple[str, str]:

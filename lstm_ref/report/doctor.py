@@ -47,6 +47,7 @@ NO_MORE_TO_SAY = (
     "it is called as",
 )  # in a sentence that says the next step itself
 SAYS_ITSELF = ("contract.time", "state.inputs_unmutated")
+IGNORED = ("forward.initial_state", "forward.J")  # what doctor finds of these is that an initial state has no effect
 
 
 def text(x: Examination, target: str) -> str:
@@ -112,6 +113,8 @@ def _forward(x: Examination) -> list[str]:
         return []
     if x.forward == NO_ANSWER:
         return [_line("forward", "not known: nothing came back that could be read")]
+    if any(p.check in IGNORED for p in x.problems):
+        return [_line("forward", "the declared LSTM's, but for its initial state")]
     lines = [_line("forward", words.identified(x.reading, x.candidate))]
     if x.reading is None:
         step = "if it is an LSTM, look at the layout above first; else its gradients are judged by differences of its own forward pass"
