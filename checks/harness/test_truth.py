@@ -167,6 +167,27 @@ def test_no_step_is_taken_at_which_rounding_alone_is_above_the_bound_found(round
         assert d.bound >= differences.least_bound(rounding)
 
 
+def test_no_longer_step_is_taken_where_J_bends_within_a_shorter_one():
+    steps: list[float] = []
+
+    def J(step):
+        steps.append(abs(step))
+        return np.sin(1 + 40 * step)
+
+    d = differences.six_point(J, 1e-15, tol.DIFFERENCE_BOUND, 1.0, 0.0)
+    assert d.passes == len(steps) == 12
+    assert max(steps) == 3 * differences.STEPS[0]
+    assert abs(d.value - 40 * np.cos(1)) <= d.bound
+
+
+def test_what_shorter_steps_contradict_is_dropped():
+    """A wave whose nodes are nearly the points of the longest step: every rule agrees there, on nothing of its slope."""
+    wave = 2.0002 * np.pi / differences.KINK_STEPS[0]  # input value
+    d = differences.near_kinks(lambda x: x + 0.01 * np.sin(wave * x), 1e-15, tol.KINK_BOUND, 0.0)
+    assert abs(d.value - (1 + 0.01 * wave)) <= d.bound
+    assert d.bound < tol.PRECISIONS["float64"].resolution ** 2 * d.value
+
+
 def test_differences_near_a_kink_are_within_their_bound_wherever_it_lies():
     def bent(at, change):
         return lambda x: np.sin(1 + 2 * x) + change * max(0.0, x - at)

@@ -21,7 +21,6 @@ from .judge import Bench, Judged, Point
 from .verdict import FAIL, PASS, UNRESOLVED, Evidence
 
 FACTOR, SMALL_FACTOR = 1024.0, 8.0  # powers of two scale without rounding; the small one is for float16's range
-PROBE = 2.0**-5  # step of the two runs that choose a direction for the symmetry law
 BY_BATCH = ("x", "h0", "c0")
 BY_STEP = ("x", "y", "w", *(k for k in DATA if k != "lengths"))  # inputs with an axis of time
 
@@ -322,16 +321,18 @@ def _symmetry(bench: Bench, judged: Judged) -> Evidence | None:
         moved = {**point.inputs, **{k: point.inputs[k] + step * along[k] for k in due}}
         return _run(bench, Point(bench, moved, point.cotangents))[1]
 
-    ahead, behind = (gradients(u, step) for step in (PROBE, -PROBE))
-    v = _unit({k: ahead[k] - behind[k] for k in due})  # the direction in which the relation has most to say
-    rounding = max(sum(np.sum(np.abs(d[k]) * point.tolerance(k)) for k in due) for d in (u, v))
     coarse = bench.precision.name != "float64" or bool(bench.lower)
-
-    good_enough = np.sqrt(bench.arithmetic.u) * scale
+    first = (differences.COARSE_STEPS if coarse else differences.STEPS)[0]
+    probed = {step: gradients(u, step) for step in (first, -first)}
+    bent_by_u = {k: probed[first][k] - probed[-first][k] for k in due}
+    v = _unit(bent_by_u)  # the direction in which the relation has most to say
+    expected = np.sqrt(sum(np.sum(q**2) for q in bent_by_u.values())) / (2 * first)  # of u·∂g·v
+    rounding = max(sum(np.sum(np.abs(d[k]) * point.tolerance(k)) for k in due) for d in (u, v))
+    good_enough = np.sqrt(bench.arithmetic.u) * max(scale, expected)
 
     def slope(along, onto, bent):
         def J(step):
-            g = gradients(along, step)
+            g = probed[step] if along is u and step in probed else gradients(along, step)
             return sum(np.sum(g[k] * onto[k]) for k in due)
 
         if bent:
@@ -343,7 +344,9 @@ def _symmetry(bench: Bench, judged: Judged) -> Evidence | None:
         return _agree(bench, {name: np.array([one.value])}, {name: np.array([two.value])}, {name: np.array([one.bound + two.bound])})
 
     found = agree(bent=False)
-    return found if found.outcome != FAIL else agree(bent=True)  # the rules may have agreed on a wrong slope: shorter steps decide
+    if found.outcome == PASS or (coarse and found.outcome == UNRESOLVED):
+        return found
+    return agree(bent=True)  # J bends too much, or the rules have agreed on a wrong slope: shorter steps decide
 
 
 def _unit(q: dict) -> dict:

@@ -15,7 +15,7 @@ import numpy as np
 COMPLEX_STEP = 1e-20  # small enough that h² vanishes beside 1, large enough never to underflow
 STEPS = (2.0**-7, 2.0**-5, 2.0**-9)  # for a unit direction in float64, best first: bounds of 1e-11 at ordinary weights
 COARSE_STEPS = (2.0**-5, 2.0**-7)  # for float32 and below; above 2⁻⁵ the bound misses the truth in 4 of 900 directions
-KINK_STEPS = tuple(2.0**-n for n in (9, 12, 15, 18, 21, 24))  # where J may have a kink nearby, or bends within a longer step
+KINK_STEPS = tuple(2.0**-n for n in (9, 12, 15, 18, 21, 24, 27))  # where J may have a kink nearby, or bends within a longer step
 COARSE_KINK_STEPS = (2.0**-7, 2.0**-9)
 RICHARDSON_STEP, RICHARDSON_ROWS = 2.0**-3, 8
 SIX_POINT = ((1, 45 / 60), (2, -9 / 60), (3, 1 / 60))
@@ -59,11 +59,12 @@ def six_point(
     `rounding` bounds the rounding error of one value of J, `scale` is the size that the derivative is thought to have.
     The bound on the result is `safety` times |six − four point| plus what rounding adds; since six and four point may
     agree by chance, it is at least what |four − two point| lets one expect of their difference. Other steps are tried
-    until the bound is `good_enough`, `tries` of them at most, and none at which rounding alone adds more than the bound found.
+    until the bound is `good_enough`, `tries` of them at most, and none at which rounding alone adds more than the bound found, nor a
+    longer one than that at which the bend of J already adds more than rounding.
     """
     best, passes = Difference(np.nan, np.inf, "six-point", 0), 0
     for h in (COARSE_STEPS if coarse else STEPS)[:tries]:
-        if rounded(rounding, h) >= best.bound:
+        if rounded(rounding, h) >= best.bound or (0 < best.step < h and best.bound > 2 * rounded(rounding, best.step)):
             continue
         odd = {k: J(k * h) - J(-k * h) for k in (1, 2, 3)}
         passes += 6
@@ -103,23 +104,27 @@ def near_kinks(J: Callable[[float], float], rounding: float, safety: float, good
     A kink within reach of a step moves all the rules by a share of its change of slope, sometimes by nearly the same, so that
     they agree on a wrong value. It also leaves a part in J(h) + J(−h) that no smooth J has: the sixth difference
     Σ = S₃ − 6S₂ + 15S₁ − 20J(0), S_k = J(kh) + J(−kh), vanishes to order h⁶ where J is smooth. The bound is `safety` times
-    |six − four| + |four − two| + |Σ|/12h, plus what rounding adds; where J is smooth it falls as h².
+    |six − four| + |four − two| + |Σ|/12h, plus what rounding adds; where J is smooth it falls as h². Where a shorter step has a value
+    beyond both bounds, the longer one is dropped: J is chaotic within it.
     """
-    best, at_0 = Difference(np.nan, np.inf, "six-point, near kinks", 1), J(0.0)
-    for n, h in enumerate(COARSE_KINK_STEPS if coarse else KINK_STEPS):
+    best, passes, at_0 = Difference(np.nan, np.inf, "six-point, near kinks", 0), 1, J(0.0)
+    found: list[Difference] = []
+    for h in COARSE_KINK_STEPS if coarse else KINK_STEPS:
         if rounded(rounding, h) >= best.bound:
             break
         ahead, behind = ([J(sign * k * h) for k in (1, 2, 3)] for sign in (1, -1))
+        passes += 6
         six, four, two = (sum(w * (ahead[k - 1] - behind[k - 1]) for k, w in rule) / h for rule in (SIX_POINT, FOUR_POINT, TWO_POINT))
         even = [p + q for p, q in zip(ahead, behind, strict=True)]
         kinked = abs(even[2] - 6 * even[1] + 15 * even[0] - 20 * at_0) / (12 * h)
         bound = safety * (abs(six - four) + abs(four - two) + kinked) + rounded(rounding, h)
-        if bound < best.bound:
-            best = Difference(float(six), float(bound), best.method, 0, h)
-        best = best._replace(passes=1 + 6 * (n + 1))
+        if np.isfinite(bound):
+            found = [d for d in found if abs(d.value - six) <= d.bound + bound]
+            found.append(Difference(float(six), float(bound), best.method, 0, h))
+            best = min(found, key=lambda d: d.bound)
         if best.bound <= good_enough:
             break
-    return best
+    return best._replace(passes=passes)
 
 
 def adaptive(J: Callable[[float], float], rounding: float, safety: float, coarse: bool = False) -> Difference:
