@@ -236,13 +236,33 @@ def judge(bench: Bench, case: Case, with_differences: bool = True, with_taps: bo
 
 
 def _judge(bench: Bench, case: Case, with_differences: bool, with_taps: bool) -> Judged:
-    candidate = bench.candidate
-    point = Point(bench, case.inputs, case.cotangents)
-    found = Judged(case, point)
+    found = Judged(case, Point(bench, case.inputs, case.cotangents))
+    found.point.under_way  # noqa: B018  begins it
+    outputs, call = _called(found, bench)
+    if outputs is None:
+        return found
+    forward_right = _judge_forward(found, outputs, bench, call)
+    if found.gradients is not None:
+        _judge_gradients(found, bench, forward_right)
+        if with_differences:
+            _judge_differences(found, bench, call, forward_right, with_taps)
+    return found
+
+
+def called(bench: Bench, case: Case) -> Judged:
+    """Run the candidate on a case, and judge what it promises of every call; truth and conditions are there when asked for."""
+    found = Judged(case, Point(bench, case.inputs, case.cotangents))
+    with contract.listening():
+        _called(found, bench)
+    return found
+
+
+def _called(found: Judged, bench: Bench) -> tuple[Answer | None, contract.Call]:
+    """The outputs, if there are any, and the call that differences go on from."""
+    candidate, case = bench.candidate, found.case
     call = contract.prepare(candidate, case.inputs, bench.precision.dtype, case.spec.memory)
     given = contract.snapshot(call.inputs)
     outputs = None
-    point.under_way  # noqa: B018  begins it
     try:
         outputs, pull = contract.start(call, bench.instance)
         found.gradients = pull(case.cotangents) if candidate.kind != "forward" else Answer({}, {}, {})
@@ -253,18 +273,12 @@ def _judge(bench: Bench, case: Case, with_differences: bool, with_taps: bool) ->
     found.add("state.inputs_unmutated", mutated if changed else Evidence(PASS))
     if changed:  # differences are taken where the gradients were
         call = contract.prepare(candidate, case.inputs, bench.precision.dtype, case.spec.memory)
-    if outputs is None:
-        return found
-    bench.output_names = found.outputs = tuple(k for k in LAYER_OUTPUTS if k in outputs.arrays)
-    found.values = {k: outputs.arrays[k] for k in (*found.outputs, *(("J",) if case.model else ()))}
-    for answer in filter(None, (outputs, found.gradients)):
-        _contract_evidence(found, answer, bench)
-    forward_right = _judge_forward(found, outputs, bench, call)
-    if found.gradients is not None:
-        _judge_gradients(found, bench, forward_right)
-        if with_differences:
-            _judge_differences(found, bench, call, forward_right, with_taps)
-    return found
+    if outputs is not None:
+        bench.output_names = found.outputs = tuple(k for k in LAYER_OUTPUTS if k in outputs.arrays)
+        found.values = {k: outputs.arrays[k] for k in (*found.outputs, *(("J",) if case.model else ()))}
+        for answer in filter(None, (outputs, found.gradients)):
+            _contract_evidence(found, answer, bench)
+    return outputs, call
 
 
 def _blame(found: Judged, finding: Finding) -> None:

@@ -24,7 +24,7 @@ from ..reference.variant import TEXTBOOK, Variant
 from ..truth import variants
 from . import tolerances as tol
 from .comparison import worst_of
-from .judge import Bench, Judged, fitted, judge, measure_precision, truth_holds
+from .judge import Bench, Judged, called, fitted, judge, measure_precision, truth_holds
 from .laws import judge_laws
 from .manifest import CHECKS, GROUPS, manifest, selected
 from .reading import find as find_reading
@@ -321,7 +321,7 @@ def _evidence(bench: Bench, case: Case, wanted, with_differences: bool, with_law
 def _other(bench: Bench, judged: Judged) -> Judged:
     """A second case of the same sizes, for checks that run two at once."""
     spec = replace(judged.case.spec, seed=judged.case.spec.seed + 1)
-    return judge(bench, bench.case(spec), with_differences=False)
+    return called(bench, bench.case(spec))
 
 
 def _accusing_ourselves(results: list[Result], sheet: Sheet, benches: list[Bench]) -> list[Result]:
