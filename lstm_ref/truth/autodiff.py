@@ -90,9 +90,7 @@ def compiled(p: Sizes):
     import jax
 
     with _scope():
-        options: dict[str, str | bool] | None = (
-            {"xla_backend_optimization_level": "0"} if p == BUCKETS[0] else None
-        )  # compiles in half the time, runs as fast
+        options = {"xla_backend_optimization_level": "1"}  # runs as fast as 2 and 3, and compiles in less
         given = jax.ShapeDtypeStruct((_places(GIVEN, p)[-1].end,), np.float64)
         program = programs.compiled(functools.partial(_flat, p), ("textbook", p), (__file__,), options, given)
 
