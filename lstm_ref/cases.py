@@ -173,6 +173,7 @@ CORNERS: tuple[Spec, ...] = (
     _corner(4, 2, 3, 4, logits=1e-3, seed=18),  # input value
     _corner(4, 2, 3, 4, logits=30.0, seed=19),
     _corner(4, 2, 3, 4, logits=800.0, seed=20),
+    _corner(2, 33, 3, 5, 3),  # more rows than kernels take at once
 )
 
 _small = st.integers(1, 8)

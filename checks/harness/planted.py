@@ -104,6 +104,11 @@ def _wide(gradients, trace):
     return gradients
 
 
+def _tail(gradients, trace):
+    gradients["x"][:, 32:] = 0  # rows beyond a block of 32
+    return gradients
+
+
 def _long(gradients, trace):
     if len(trace.h) >= 6:
         gradients["x"][5] = 0
@@ -152,6 +157,7 @@ FAULTS = {
     "a clip at ±5": (layer(after=lambda g, trace: {k: np.clip(v, -5, 5) for k, v in g.items()}), "law.homogeneity"),
     "an error only for H > 16": (layer(after=_tall), "sizes.tiles"),
     "an error only in whole blocks of eight sequences": (layer(after=_wide), "sizes.tiles"),
+    "an error only beyond 32 sequences": (layer(after=_tail), "sizes.tiles"),
     "an error only at T ≥ 6": (layer(after=_long), "sizes.long"),
     "an error only beyond 32 steps": (layer(after=_second_part), "sizes.long"),
     "an input mutated": (_mutates(), "state.inputs_unmutated"),

@@ -265,6 +265,20 @@ def test_what_is_resolved_at_ordinary_numbers_of_any_size_is_resolved():
     assert result(sheet).outcome == "pass"
 
 
+def test_a_group_counts_cases():
+    """Not what was compared in them; a case of which anything is resolved is resolved."""
+    face = plug(CellByCell)[0]
+    checks = {c.id: c for c in manifest([face])}
+    sheet = Sheet(checks, set(checks), due([face]))
+    hidden, seen = Evidence("unresolved", quantity="b_c"), Evidence("pass", 0.1, "b_c")
+    first, second = cases.Spec(Sizes(1, 2, 3, 5)), cases.Spec(Sizes(2, 1, 3, 5))
+    for spec, evidence in ((first, (hidden, seen, seen, hidden)), (second, (hidden, hidden))):
+        for id_, e in zip(("forward.h", "grad.b_c.autodiff", "grad.b_f.autodiff", "grad.x.autodiff"), evidence, strict=False):
+            sheet.add(id_, e, spec, model=False)
+    group = result(sheet, "sizes.ones")
+    assert (group.cases, group.unresolved) == (2, 1)
+
+
 @pytest.mark.parametrize(("dtype", "outcome"), [("bfloat16", "not provided"), ("float32", "cannot tell")])
 def test_a_law_that_no_case_resolves_is_too_fine_for_half_precision_alone(dtype, outcome):
     """Where autodiff judged the gradients; a law that fails fails in every precision."""

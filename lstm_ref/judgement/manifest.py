@@ -37,7 +37,7 @@ def _in_group(id_: str):
 GROUPS: dict[str, tuple[str, Callable[[Spec], bool]]] = {
     "sizes.ones": ("T, B, D or H of one", lambda s: 1 in s.sizes[:4]),
     "sizes.square": ("D = H", lambda s: s.sizes.D == s.sizes.H > 1),
-    "sizes.tiles": ("H, D or K around 8, 16, 32, kernels' tails, or B of 8", lambda s: max(s.sizes.H, s.sizes.D, s.sizes.B - 1) > 6),
+    "sizes.tiles": ("H, D or K around 8, 16, 32, kernels' tails, or B of 8 and 33", lambda s: max(s.sizes.H, s.sizes.D, s.sizes.B - 1) > 6),
     "sizes.long": ("six time steps and more", lambda s: s.sizes.T >= 6),
     "numerics.saturation": ("gates nearly open or shut", lambda s: s.regime in ("saturated", "shut")),
     "numerics.extreme": ("pre-activations of ±800", lambda s: s.regime == "extreme"),

@@ -63,6 +63,7 @@ class Tally:
     failing: list[Spec] = field(default_factory=list)
     sights: array = field(default_factory=lambda: array("d"))
     ratios: array = field(default_factory=lambda: array("d"))
+    last: tuple[Spec | None, bool, bool] = (None, False, False)  # of a group, the case that was added to last, and whether it is resolved
 
     def add(self, e: Evidence, spec: Spec, model: bool, needed: bool) -> None:
         self.cases += 1
@@ -80,6 +81,17 @@ class Tally:
         if e.note:
             self.notes[e.note] = None
         if self.worst is None or self._simpler_failure(e, spec) or (self.worst.outcome != FAIL and _louder(e, self.worst)):
+            self.worst, self.where = e, (spec, model)
+
+    def add_in_group(self, e: Evidence, spec: Spec, model: bool) -> None:
+        """One piece of evidence of many on a case, which come one after the other: the case is resolved where one of them is."""
+        resolved = e.outcome != UNRESOLVED
+        again, before = self.last[0] is spec and self.last[1] == model, self.last[2]
+        self.cases += not again
+        self.unresolved += (not resolved) if not again else -(resolved and not before)
+        self.last = (spec, model, resolved or (again and before))
+        self.failing += [spec] if e.outcome == FAIL else []
+        if e.outcome == FAIL and (self.worst is None or self.worst.outcome != FAIL or self._simpler_failure(e, spec)):
             self.worst, self.where = e, (spec, model)
 
     def quantiles(self) -> tuple[float, ...]:
@@ -138,11 +150,7 @@ class Sheet:
             self.outside.setdefault(id_, Counter())[member, e.outcome == FAIL] += 1
         for g in member:
             if g in self.tallies:
-                t = self.tallies[g]
-                t.cases, t.unresolved = t.cases + 1, t.unresolved + (e.outcome == UNRESOLVED)
-                t.failing += [spec] if e.outcome == FAIL else []
-                if e.outcome == FAIL and (t.worst is None or t.worst.outcome != FAIL or t._simpler_failure(e, spec)):
-                    t.worst, t.where = e, (spec, model)
+                self.tallies[g].add_in_group(e, spec, model)
 
     def needs(self, id_: str) -> bool:
         """Whether a check is tallied: what is wanted, and what may block others, or fail in a group of cases, even where it is not."""
