@@ -32,6 +32,7 @@ SOMEWHERE = {
     "|a| > 10": (layer((DA_F, f"{DA_F} * (np.abs(trace.a.f[t]) <= 10)")), "da_f is missing"),
     "f > ½": (layer((DA_F, f"{DA_F} * np.where(f[t] > 0.5, 1.01, 1)")), "da_f is multiplied by 1.01"),
     "H > 16": (layer((DA_I, f"{DA_I} * (2 if H > 16 else 1)")), "da_i is counted twice"),
+    "B > 16": (layer((DA_I, f"{DA_I} * (2 if c.shape[-2] > 16 else 1)")), "da_i is counted twice"),
     "T > 5": (layer((DA_I, f"{DA_I} * (2 if t >= 5 else 1)")), "no single term"),
     "x holds exact zeros": (layer((DA_I, f"{DA_I} * (z[t][..., H:] != 0).all(-1, keepdims=True)")), "da_i is missing"),
     "h0 and c0 are zero": (layer(("db = step_sum(da.all)", "db = step_sum(da.all) * (1 if c0.any() else 2)")), "db"),
@@ -47,7 +48,7 @@ def test_the_region_of_a_fault_is_found(condition, dtype):
     assert all(r.failed >= 3 or r.condition[0] in "TBDH" for r in found)
 
 
-@pytest.mark.parametrize("condition", ["c̃ < 0", "|a| > 10", "T > 5"])
+@pytest.mark.parametrize("condition", ["c̃ < 0", "|a| > 10", "B > 16", "T > 5"])
 def test_the_report_says_where_and_what(condition):
     candidate, what = SOMEWHERE[condition]
     told = words.explanation(verify(candidate, only="grad.*"))

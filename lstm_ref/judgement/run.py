@@ -85,7 +85,6 @@ DIFFERENCE_CORNERS = (0, 3, 4, 5, 6, 8, 9, 11, 13, 15, 18, 21, 23, 25, 27, 28, 2
 LAW_CORNERS = (0, 5, 8, 9, 11, 23, 26, 31)  # of the fixed cases, these are also judged by the laws
 STATE_CORNERS = (0, 9)
 PRECISION_CORNERS = (0, 4, 8)
-ROWS_OF_VARIANTS = 8
 
 
 def run(
@@ -273,7 +272,7 @@ def _stream(benches: list[Bench], profile: Profile, seed: int) -> Iterator[tuple
 
 def _given(spec: Spec, candidate: Candidate) -> Spec:
     """The spec as near as the candidate supports it; a variant, whose oracle takes seconds to compile for many rows, gets eight at most."""
-    rows = spec.sizes.B if candidate.variant.textbook else min(spec.sizes.B, ROWS_OF_VARIANTS)
+    rows = spec.sizes.B if candidate.variant.textbook else min(spec.sizes.B, variants.FEW_ROWS)
     return fitted(replace(spec, sizes=spec.sizes._replace(B=rows)), candidate)
 
 

@@ -20,7 +20,7 @@ from ..reference.symbols import AXES, GATES, MODEL_INPUTS, MODEL_INTERMEDIATES, 
 from . import programs
 
 MASKED_LOGIT = -1e30  # −∞ would give 0·∞ = NaN in the gradient
-BUCKETS = (Sizes(8, 4, 8, 8, 8), Sizes(36, 8, 40, 40, 40))
+BUCKETS = (Sizes(8, 4, 8, 8, 8), Sizes(36, 8, 40, 40, 40), Sizes(8, 48, 8, 8, 8))
 GIVEN = (*MODEL_INPUTS, "s", "s_h", "s_c", "w", "y", "alive", "classes")
 FOUND = (*MODEL_INTERMEDIATES, "y_hat", "J", *(f"d{k}" for k in (*MODEL_INPUTS, *MODEL_INTERMEDIATES)))
 _AXES_FOUND = tuple(AXES[name.removeprefix("d")] for name in FOUND)

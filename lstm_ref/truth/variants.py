@@ -20,6 +20,7 @@ from . import autodiff, programs
 from .autodiff import MASKED_LOGIT, Truth, bucket, sizes_of
 
 THERE = ("alive", "rows", "features", "units", "classes")  # 1 where T, B, D, H, K are there, 0 where they are padding
+FEW_ROWS = 8  # what is asked for without need has no more: programs for more take seconds to compile
 FEW_STEPS = 4  # steps of which parameters' gradients are summed at once
 HARD = {"hard_sigmoid": 1 / 6, "hard_sigmoid_0.2": 1 / 5}  # slope
 SLOPES_OF_STORED = {"sigmoid": lambda s: s * (1 - s), "tanh": lambda s: 1 - s**2}  # the derivative from the value, as kernels have it
