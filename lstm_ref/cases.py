@@ -174,6 +174,9 @@ CORNERS: tuple[Spec, ...] = (
     _corner(4, 2, 3, 4, logits=30.0, seed=19),
     _corner(4, 2, 3, 4, logits=800.0, seed=20),
     _corner(2, 33, 3, 5, 3),  # more rows than kernels take at once
+    _corner(2, 32, 3, 5, 3),  # multiples of what they take at once have ways of their own
+    _corner(2, 8, 3, 32, 32),
+    _corner(2, 2, 32, 5),
 )
 
 _small = st.integers(1, 8)

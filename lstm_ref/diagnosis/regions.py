@@ -26,8 +26,8 @@ from ..truth import variants
 
 BASE = Sizes(4, 2, 3, 5, 3)
 SEEDS = (400, 401, 402)
-TRIED = {"T": (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16, 20, 30), "B": (1, 2, 3, 4, 5, 8, 16, 17, 33), "D": (1, 2, 3, 4, 5, 7, 8, 9, 16, 17, 33)}
-TRIED["H"] = TRIED["D"]
+TRIED = {"T": (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16, 20, 30), "B": (1, 2, 3, 4, 5, 8, 16, 17, 33)}
+TRIED["D"] = TRIED["H"] = (1, 2, 3, 4, 5, 7, 8, 9, 16, 17, 32, 33)
 CLASSES = {"K": (2, 3, 4, 5, 8)}  # of a model
 LARGE = 20
 FINE = 1.02  # ratio of the right and the wrong side of a threshold at which the search for it ends
