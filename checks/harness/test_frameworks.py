@@ -270,6 +270,20 @@ class Wrong(nnx.LSTMCell):
         h = jax.nn.sigmoid(o) * jnp.tanh(c)
         return (c, h), h
 
+class Own(nnx.Module):
+    layout = {"order": "ifgo", "packed": True, "joint": "split", "transposed": True,
+              "names": {"W_x": "wx.kernel", "W_h": "wh.kernel", "b": "wx.bias"}}
+
+    def __init__(self, D, H, *, rngs):
+        self.wx, self.wh = nnx.Linear(D, 4 * H, rngs=rngs), nnx.Linear(H, 4 * H, use_bias=False, rngs=rngs)
+
+    def __call__(self, carry, x):
+        c, h = carry
+        i, f, g, o = jnp.split(self.wx(x) + self.wh(h), 4, axis=-1)
+        c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
+        h = jax.nn.sigmoid(o) * jnp.tanh(c)
+        return (c, h), h
+
 class WrongOptimized(nnx.OptimizedLSTMCell):
     def __call__(self, carry, x):
         c, h = carry
@@ -287,6 +301,13 @@ def test_a_subclass_of_nnx_is_judged_and_what_is_wrong_in_it_is_named(tmp_path, 
     assert verdict.forward == "pass"
     assert verdict.gradients == ("pass" if name == "Right" else "fail")
     assert name == "Right" or "da_c: 1 − g for 1 − g² (B:preact)" in words.explanation(verdict)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "bfloat16"])
+def test_a_module_of_nnx_that_takes_no_dtype_is_given_its_arrays_in_that_of_the_case(tmp_path, dtype):
+    (tmp_path / "cells.py").write_text(NNX_SUBCLASS)
+    verdict = judged(f"flax:{tmp_path}/cells.py:Own", dtypes=(dtype,), only="contract.*,forward.*,grad.*,numerics.effective_precision")
+    assert (verdict.outcome, verdict.forward, verdict.gradients) == ("pass",) * 3
 
 
 def test_a_wrong_custom_rule_in_jax_is_named():

@@ -48,7 +48,7 @@ def step(cell, weights: dict) -> Callable:
         params = flax.traverse_util.unflatten_dict(weights, sep=".")
         return lambda x, h, c: cell.apply({"params": params}, (c, h), x)[0][::-1]
     for name, variable in _variables(cell).items():
-        variable[...] = weights[name]
+        variable.set_value(weights[name])  # in their dtype, not in that of what is there
     return lambda x, h, c: cell((c, h), x)[0][::-1]
 
 
