@@ -248,6 +248,82 @@ def test_a_class_that_cannot_be_built_is_one_sentence(tmp_path):
         load(f"torch:{tmp_path}/cells.py:Cell")
 
 
+STEPS = """
+import equinox, flax.linen, haiku, jax, jax.numpy as jnp
+
+def step(h, c, a):
+    i, f, g, o = jnp.split(a, 4, axis=-1)
+    c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
+    return jax.nn.sigmoid(o) * jnp.tanh(c), c
+
+class Core(haiku.Module):
+    layout = {"order": "ifgo", "packed": True, "joint": "xh", "transposed": True, "names": {"W": "all.w", "b": "all.b"}}
+
+    def __init__(self, H, name):
+        super().__init__(name)
+        self.H = H
+
+    def __call__(self, x, state):
+        h, c = step(*state, haiku.Linear(4 * self.H, name="all")(jnp.concatenate([x, state[0]], -1)))
+        return h, (h, c)
+
+class NoOutput(Core):
+    def __call__(self, x, state):
+        return super().__call__(x, state)[1]
+
+class Cell(flax.linen.Module):
+    features: int
+    layout = {**Core.layout, "names": {"W": "all.kernel", "b": "all.bias"}}
+
+    @flax.linen.compact
+    def __call__(self, carry, x):
+        c, h = carry
+        return step(h, c, flax.linen.Dense(4 * self.features, name="all")(jnp.concatenate([x, h], -1)))[::-1]
+
+class Once(Cell):
+    def __call__(self, x):
+        return x
+
+class Row(equinox.Module):
+    all: equinox.nn.Linear
+    layout = {**Core.layout, "transposed": False, "names": {"W": "all.weight", "b": "all.bias"}}
+
+    def __init__(self, D, H, key):
+        self.all = equinox.nn.Linear(D + H, 4 * H, key=key)
+
+    def __call__(self, x, state):
+        h, c = step(*state, self.all(jnp.concatenate([x, state[0]])))
+        return h.astype(jnp.float32), c
+"""
+
+
+def test_a_core_of_haiku_may_return_a_plain_pair_as_its_state(tmp_path):
+    (tmp_path / "steps.py").write_text(STEPS)
+    verdict = judged(f"haiku:{tmp_path}/steps.py:Core", only="contract.*,forward.*,grad.*.autodiff")
+    assert (verdict.outcome, verdict.forward, verdict.gradients) == ("pass",) * 3
+
+
+@pytest.mark.parametrize(
+    ("target", "told"),
+    [
+        ("haiku:steps.py:NoOutput", "(float64[1, 4], float64[1, 4]) by one step of the cell; (y, (h, c)) is due"),
+        ("flax:steps.py:Cell", "(float64[1, 4], float64[1, 4]) by one step of the cell; ((c, h), y) is due"),
+        ("equinox:steps.py:Row", "(float32[1, 4], float64[1, 4]) by one step of the cell; (h, c) is due"),
+    ],
+)
+def test_a_step_that_returns_something_else_is_told_what_is_due(tmp_path, target, told):
+    (tmp_path / "steps.py").write_text(STEPS)
+    sizes = {"T": 1, "B": 1, "D": 4, "H": 4}
+    [failed] = judged(target.replace("steps.py", f"{tmp_path}/steps.py"), sizes=sizes, only="contract.call").failures()
+    assert failed.reason == f"pullback was given {told}, with h and c each float64[1, 4] at T=1, B=1, D=4, H=4"
+
+
+def test_a_cell_of_flax_that_cannot_be_called_is_told_how_it_is(tmp_path):
+    (tmp_path / "steps.py").write_text(STEPS)
+    with pytest.raises(TargetError, match=r"building it for D, H = 3, 5 or calling it as cell\(\(c, h\), x\) raised TypeError: "):
+        load(f"flax:{tmp_path}/steps.py:Once")
+
+
 NNX_SUBCLASS = """
 import jax
 import jax.numpy as jnp

@@ -4,14 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from .contract import Told
 
-def over_time(cell: Callable, x, h, c) -> dict:
-    """The outputs of a cell, `cell(x_t, h, c) -> (h, c)`, scanned over x (T, B, D)."""
+STATE = {"(h, c)": lambda q: q, "(y, (h, c))": lambda q: q[1], "((c, h), y)": lambda q: q[0][::-1]}  # in what a step returns
+
+
+def over_time(cell: Callable, x, h, c, form: str = "(h, c)") -> dict:
+    """The outputs of a cell, `cell(x_t, h, c)`, which returns a form of STATE, scanned over x (T, B, D). Raises Told."""
     import jax
 
     def step(state, x_t):
-        state = cell(x_t, *state)
+        state = _read(cell(x_t, *state), form, *state)
         return state, state[0]
 
     (_, c_T), h = jax.lax.scan(step, (h, c), x)
     return {"h": h, "c_T": c_T}
+
+
+def _read(returned, form: str, *before) -> tuple:
+    """h and c in what a step returned, which are arrays as those `before` are. Raises Told."""
+    try:
+        h, c = STATE[form](returned)
+        read = [_told(h), _told(c)] == [_told(q) for q in before]
+    except Exception:  # anything may fail in foreign code
+        read = False
+    if not read:
+        raise Told(f"was given {_told(returned)} by one step of the cell; {form} is due, with h and c each {_told(before[0])}")
+    return h, c
+
+
+def _told(q) -> str:
+    """What came back, in words: "(float64[3, 5], float64[3, 5])"."""
+    if isinstance(q, (tuple, list)):
+        return f"({', '.join(map(_told, q))})"
+    return f"{q.dtype}{list(q.shape)}" if hasattr(q, "shape") and hasattr(q, "dtype") else f"a {type(q).__name__}"
