@@ -267,6 +267,11 @@ class Core(haiku.Module):
         h, c = step(*state, haiku.Linear(4 * self.H, name="all")(jnp.concatenate([x, state[0]], -1)))
         return h, (h, c)
 
+class Detached(Core):
+    def __call__(self, x, state):
+        y, state = super().__call__(x, state)
+        return jax.lax.stop_gradient(y), state
+
 class NoOutput(Core):
     def __call__(self, x, state):
         return super().__call__(x, state)[1]
@@ -279,6 +284,14 @@ class Cell(flax.linen.Module):
     def __call__(self, carry, x):
         c, h = carry
         return step(h, c, flax.linen.Dense(4 * self.features, name="all")(jnp.concatenate([x, h], -1)))[::-1]
+
+class Carried(Cell):
+    def __call__(self, carry, x):
+        return super().__call__(carry, x), None
+
+class Late(Cell):
+    def __call__(self, carry, x):
+        return super().__call__(carry, x), carry[1]
 
 class Once(Cell):
     def __call__(self, x):
@@ -301,6 +314,30 @@ def test_a_core_of_haiku_may_return_a_plain_pair_as_its_state(tmp_path):
     (tmp_path / "steps.py").write_text(STEPS)
     verdict = judged(f"haiku:{tmp_path}/steps.py:Core", only="contract.*,forward.*,grad.*.autodiff")
     assert (verdict.outcome, verdict.forward, verdict.gradients) == ("pass",) * 3
+
+
+@pytest.mark.parametrize(
+    ("target", "forward", "gradients"),
+    [("flax:steps.py:Carried", "pass", "pass"), ("flax:steps.py:Late", "fail", "pass"), ("haiku:steps.py:Detached", "pass", "fail")],
+)
+def test_the_output_of_a_step_is_judged_beside_its_state_where_it_is_one(tmp_path, target, forward, gradients):
+    (tmp_path / "steps.py").write_text(STEPS)
+    verdict = judged(target.replace("steps.py", f"{tmp_path}/steps.py"), only="contract.*,forward.*,grad.*")
+    assert (verdict.forward, verdict.gradients, verdict.behaviour) == (forward, gradients, "pass")
+
+
+@pytest.mark.parametrize("backend", ["jax", "torch"])
+def test_the_output_of_a_cell_of_keras_is_judged_beside_its_state(on_torch, monkeypatch, tmp_path, backend):
+    monkeypatch.setenv("KERAS_BACKEND", backend)
+    late = """
+import keras
+
+class Late(keras.layers.LSTMCell):
+    def call(self, x, states, training=False):
+        return states[0], super().call(x, states)[1]
+"""
+    (tmp_path / "late.py").write_text(late)
+    assert on_torch(f"keras:{tmp_path}/late.py:Late", dtypes=("float32",), only="contract.*,forward.*").forward == "fail"
 
 
 @pytest.mark.parametrize(
