@@ -1157,6 +1157,21 @@ def test_states_that_are_exchanged_at_the_end_are_no_initial_state_that_is_ignor
     assert (outcomes["forward.h"], outcomes["forward.initial_state"]) == ("pass", "pass")
 
 
+def test_states_that_are_exchanged_at_both_ends_leave_the_gradients_right(tmp_path):
+    source = """
+import torch
+
+class Exchanged(torch.nn.LSTM):
+    def forward(self, x, states):
+        y, last = super().forward(x, states[::-1])
+        return y, last[::-1]
+"""
+    (tmp_path / "own.py").write_text(source)
+    verdict = judged(f"torch:{tmp_path}/own.py:Exchanged", sizes={}, only="contract.*,forward.*,grad.*.differences,law.time_split")
+    assert (verdict.forward, verdict.gradients, verdict.behaviour) == ("fail", "pass", "pass")
+    assert {r.id for r in verdict.failures()} == {"forward.h", "forward.c_T", "forward.h_T"}
+
+
 def test_what_torch_compile_makes_is_asked_for_gradients_more_than_once():
     torch = pytest.importorskip("torch")
     compiled = torch.compile(lambda x: torch.tanh(torch.tanh(x) ** 2), backend="aot_eager", dynamic=True)
