@@ -1172,6 +1172,20 @@ class Exchanged(torch.nn.LSTM):
     assert {r.id for r in verdict.failures()} == {"forward.h", "forward.c_T", "forward.h_T"}
 
 
+def test_last_states_that_are_detached_are_named_together(tmp_path):
+    source = """
+import torch
+
+class Detached(torch.nn.LSTM):
+    def forward(self, x, states):
+        y, last = super().forward(x, states)
+        return y, tuple(s.detach() for s in last)
+"""
+    (tmp_path / "own.py").write_text(source)
+    verdict = judged(f"torch:{tmp_path}/own.py:Detached", sizes={}, only="forward.*,grad.*")
+    assert "what flows in on the returned states is missing (B:hidden): gain 0.000 on s_h and s_c" in words.explanation(verdict)
+
+
 def test_what_torch_compile_makes_is_asked_for_gradients_more_than_once():
     torch = pytest.importorskip("torch")
     compiled = torch.compile(lambda x: torch.tanh(torch.tanh(x) ** 2), backend="aot_eager", dynamic=True)
