@@ -2,6 +2,7 @@
 
 import builtins
 import pathlib
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +12,7 @@ from typer.testing import CliRunner
 from lstm_ref import cases, cli
 from lstm_ref.candidates import contract, haiku_lstm
 from lstm_ref.candidates.isolate import isolated
-from lstm_ref.candidates.load import TargetError, load
+from lstm_ref.candidates.load import TargetError, load, plug
 from lstm_ref.candidates.torch_engine import Layer
 from lstm_ref.diagnosis.explain import explained
 from lstm_ref.judgement import tolerances as tol
@@ -1389,6 +1390,24 @@ def test_a_torch_module_that_cannot_be_filled_or_built_is_told_what_to_write(tmp
         load(f"torch:{tmp_path}/own.py:{name}")
     assert str(refused.value).endswith(told)
     assert load(f"torch:{tmp_path}/own.py:makes")
+
+
+def test_a_class_of_a_framework_that_is_given_as_an_object_is_named_with_its_module(monkeypatch):
+    torch = pytest.importorskip("torch")
+
+    class Local(torch.nn.LSTM):
+        pass
+
+    with pytest.raises(TargetError, match=r"; it is of torch: name it as torch:module:Class, at the top of a module, and torch differ"):
+        plug(Local)
+    with pytest.raises(TargetError, match=r"; it is of torch: name it as torch:LSTM, and torch differentiates it$"):
+        plug(torch.nn.LSTM)
+    Local.__qualname__, Local.__module__ = "Local", "__main__"
+    with pytest.raises(TargetError, match=r"; it is of torch: name it as torch:__main__:Local, and torch differentiates it$"):
+        plug(Local)
+    monkeypatch.setattr(sys.modules["__main__"], "Local", Local, raising=False)
+    assert load("torch:__main__:Local")
+    assert plug(Local(3, 4))[0].remark.startswith("it is of torch: name it as torch:__main__:Local, ")
 
 
 def test_what_is_of_a_framework_and_named_without_it_is_told_how_it_is_named(tmp_path):
