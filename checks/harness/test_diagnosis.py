@@ -711,6 +711,25 @@ def test_localisation_tells_which_cotangent_brings_the_fault_out():
     assert localise(plug(CellByCell)[0], FLOAT64) is None
 
 
+def test_localisation_speaks_of_steps_that_are_supported():
+    class Late(CellByCell):
+        supports = {"T": [1, 4, 7]}
+
+        def pullback(self, p):
+            outputs, pull = super().pullback(p)
+
+            def spoil(s):
+                g = pull(s)
+                return {**g, "x": g["x"] + (len(g["x"]) > 1) * np.abs(s["h"]).sum()}
+
+            return outputs, spoil
+
+    found = localise(plug(Late)[0], FLOAT64)
+    assert found.smallest_T == 4
+    assert found.flows == ("h_1", "h_2", "h_3", "h_4", "h_T")
+    assert found.tried == (*found.flows, "c_T")
+
+
 class LossElsewhere(MeanLoss):
     """The loss that is returned is another one; its gradients are not of it."""
 

@@ -2,6 +2,7 @@
 
 import builtins
 import pathlib
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +12,7 @@ from typer.testing import CliRunner
 from lstm_ref import cases, cli
 from lstm_ref.candidates import contract, haiku_lstm
 from lstm_ref.candidates.isolate import isolated
-from lstm_ref.candidates.load import TargetError, load
+from lstm_ref.candidates.load import TargetError, load, plug
 from lstm_ref.candidates.torch_engine import Layer
 from lstm_ref.diagnosis.explain import explained
 from lstm_ref.judgement import tolerances as tol
@@ -248,6 +249,119 @@ def test_a_class_that_cannot_be_built_is_one_sentence(tmp_path):
         load(f"torch:{tmp_path}/cells.py:Cell")
 
 
+STEPS = """
+import equinox, flax.linen, haiku, jax, jax.numpy as jnp
+
+def step(h, c, a):
+    i, f, g, o = jnp.split(a, 4, axis=-1)
+    c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
+    return jax.nn.sigmoid(o) * jnp.tanh(c), c
+
+class Core(haiku.Module):
+    layout = {"order": "ifgo", "packed": True, "joint": "xh", "transposed": True, "names": {"W": "all.w", "b": "all.b"}}
+
+    def __init__(self, H, name):
+        super().__init__(name)
+        self.H = H
+
+    def __call__(self, x, state):
+        h, c = step(*state, haiku.Linear(4 * self.H, name="all")(jnp.concatenate([x, state[0]], -1)))
+        return h, (h, c)
+
+class Detached(Core):
+    def __call__(self, x, state):
+        y, state = super().__call__(x, state)
+        return jax.lax.stop_gradient(y), state
+
+class NoOutput(Core):
+    def __call__(self, x, state):
+        return super().__call__(x, state)[1]
+
+class Cell(flax.linen.Module):
+    features: int
+    layout = {**Core.layout, "names": {"W": "all.kernel", "b": "all.bias"}}
+
+    @flax.linen.compact
+    def __call__(self, carry, x):
+        c, h = carry
+        return step(h, c, flax.linen.Dense(4 * self.features, name="all")(jnp.concatenate([x, h], -1)))[::-1]
+
+class Carried(Cell):
+    def __call__(self, carry, x):
+        return super().__call__(carry, x), None
+
+class Late(Cell):
+    def __call__(self, carry, x):
+        return super().__call__(carry, x), carry[1]
+
+class Once(Cell):
+    def __call__(self, x):
+        return x
+
+class Row(equinox.Module):
+    all: equinox.nn.Linear
+    layout = {**Core.layout, "transposed": False, "names": {"W": "all.weight", "b": "all.bias"}}
+
+    def __init__(self, D, H, key):
+        self.all = equinox.nn.Linear(D + H, 4 * H, key=key)
+
+    def __call__(self, x, state):
+        h, c = step(*state, self.all(jnp.concatenate([x, state[0]])))
+        return h.astype(jnp.float32), c
+"""
+
+
+def test_a_core_of_haiku_may_return_a_plain_pair_as_its_state(tmp_path):
+    (tmp_path / "steps.py").write_text(STEPS)
+    verdict = judged(f"haiku:{tmp_path}/steps.py:Core", only="contract.*,forward.*,grad.*.autodiff")
+    assert (verdict.outcome, verdict.forward, verdict.gradients) == ("pass",) * 3
+
+
+@pytest.mark.parametrize(
+    ("target", "forward", "gradients"),
+    [("flax:steps.py:Carried", "pass", "pass"), ("flax:steps.py:Late", "fail", "pass"), ("haiku:steps.py:Detached", "pass", "fail")],
+)
+def test_the_output_of_a_step_is_judged_beside_its_state_where_it_is_one(tmp_path, target, forward, gradients):
+    (tmp_path / "steps.py").write_text(STEPS)
+    verdict = judged(target.replace("steps.py", f"{tmp_path}/steps.py"), only="contract.*,forward.*,grad.*")
+    assert (verdict.forward, verdict.gradients, verdict.behaviour) == (forward, gradients, "pass")
+
+
+@pytest.mark.parametrize("backend", ["jax", "torch"])
+def test_the_output_of_a_cell_of_keras_is_judged_beside_its_state(on_torch, monkeypatch, tmp_path, backend):
+    monkeypatch.setenv("KERAS_BACKEND", backend)
+    late = """
+import keras
+
+class Late(keras.layers.LSTMCell):
+    def call(self, x, states, training=False):
+        return states[0], super().call(x, states)[1]
+"""
+    (tmp_path / "late.py").write_text(late)
+    assert on_torch(f"keras:{tmp_path}/late.py:Late", dtypes=("float32",), only="contract.*,forward.*").forward == "fail"
+
+
+@pytest.mark.parametrize(
+    ("target", "told"),
+    [
+        ("haiku:steps.py:NoOutput", "(float64[1, 4], float64[1, 4]) by one step of the cell; (y, (h, c)) is due"),
+        ("flax:steps.py:Cell", "(float64[1, 4], float64[1, 4]) by one step of the cell; ((c, h), y) is due"),
+        ("equinox:steps.py:Row", "(float32[1, 4], float64[1, 4]) by one step of the cell; (h, c) is due"),
+    ],
+)
+def test_a_step_that_returns_something_else_is_told_what_is_due(tmp_path, target, told):
+    (tmp_path / "steps.py").write_text(STEPS)
+    sizes = {"T": 1, "B": 1, "D": 4, "H": 4}
+    [failed] = judged(target.replace("steps.py", f"{tmp_path}/steps.py"), sizes=sizes, only="contract.call").failures()
+    assert failed.reason == f"pullback was given {told}, with h and c each float64[1, 4] at T=1, B=1, D=4, H=4"
+
+
+def test_a_cell_of_flax_that_cannot_be_called_is_told_how_it_is(tmp_path):
+    (tmp_path / "steps.py").write_text(STEPS)
+    with pytest.raises(TargetError, match=r"building it for D, H = 3, 5 or calling it as cell\(\(c, h\), x\) raised TypeError: "):
+        load(f"flax:{tmp_path}/steps.py:Once")
+
+
 NNX_SUBCLASS = """
 import jax
 import jax.numpy as jnp
@@ -270,6 +384,20 @@ class Wrong(nnx.LSTMCell):
         h = jax.nn.sigmoid(o) * jnp.tanh(c)
         return (c, h), h
 
+class Own(nnx.Module):
+    layout = {"order": "ifgo", "packed": True, "joint": "split", "transposed": True,
+              "names": {"W_x": "wx.kernel", "W_h": "wh.kernel", "b": "wx.bias"}}
+
+    def __init__(self, D, H, *, rngs):
+        self.wx, self.wh = nnx.Linear(D, 4 * H, rngs=rngs), nnx.Linear(H, 4 * H, use_bias=False, rngs=rngs)
+
+    def __call__(self, carry, x):
+        c, h = carry
+        i, f, g, o = jnp.split(self.wx(x) + self.wh(h), 4, axis=-1)
+        c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
+        h = jax.nn.sigmoid(o) * jnp.tanh(c)
+        return (c, h), h
+
 class WrongOptimized(nnx.OptimizedLSTMCell):
     def __call__(self, carry, x):
         c, h = carry
@@ -287,6 +415,13 @@ def test_a_subclass_of_nnx_is_judged_and_what_is_wrong_in_it_is_named(tmp_path, 
     assert verdict.forward == "pass"
     assert verdict.gradients == ("pass" if name == "Right" else "fail")
     assert name == "Right" or "da_c: 1 − g for 1 − g² (B:preact)" in words.explanation(verdict)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "bfloat16"])
+def test_a_module_of_nnx_that_takes_no_dtype_is_given_its_arrays_in_that_of_the_case(tmp_path, dtype):
+    (tmp_path / "cells.py").write_text(NNX_SUBCLASS)
+    verdict = judged(f"flax:{tmp_path}/cells.py:Own", dtypes=(dtype,), only="contract.*,forward.*,grad.*,numerics.effective_precision")
+    assert (verdict.outcome, verdict.forward, verdict.gradients) == ("pass",) * 3
 
 
 def test_a_wrong_custom_rule_in_jax_is_named():
@@ -1023,6 +1158,35 @@ def test_states_that_are_exchanged_at_the_end_are_no_initial_state_that_is_ignor
     assert (outcomes["forward.h"], outcomes["forward.initial_state"]) == ("pass", "pass")
 
 
+def test_states_that_are_exchanged_at_both_ends_leave_the_gradients_right(tmp_path):
+    source = """
+import torch
+
+class Exchanged(torch.nn.LSTM):
+    def forward(self, x, states):
+        y, last = super().forward(x, states[::-1])
+        return y, last[::-1]
+"""
+    (tmp_path / "own.py").write_text(source)
+    verdict = judged(f"torch:{tmp_path}/own.py:Exchanged", sizes={}, only="contract.*,forward.*,grad.*.differences,law.time_split")
+    assert (verdict.forward, verdict.gradients, verdict.behaviour) == ("fail", "pass", "pass")
+    assert {r.id for r in verdict.failures()} == {"forward.h", "forward.c_T", "forward.h_T"}
+
+
+def test_last_states_that_are_detached_are_named_together(tmp_path):
+    source = """
+import torch
+
+class Detached(torch.nn.LSTM):
+    def forward(self, x, states):
+        y, last = super().forward(x, states)
+        return y, tuple(s.detach() for s in last)
+"""
+    (tmp_path / "own.py").write_text(source)
+    verdict = judged(f"torch:{tmp_path}/own.py:Detached", sizes={}, only="forward.*,grad.*")
+    assert "what flows in on the returned states is missing (B:hidden): gain 0.000 on s_h and s_c" in words.explanation(verdict)
+
+
 def test_what_torch_compile_makes_is_asked_for_gradients_more_than_once():
     torch = pytest.importorskip("torch")
     compiled = torch.compile(lambda x: torch.tanh(torch.tanh(x) ** 2), backend="aot_eager", dynamic=True)
@@ -1226,6 +1390,24 @@ def test_a_torch_module_that_cannot_be_filled_or_built_is_told_what_to_write(tmp
         load(f"torch:{tmp_path}/own.py:{name}")
     assert str(refused.value).endswith(told)
     assert load(f"torch:{tmp_path}/own.py:makes")
+
+
+def test_a_class_of_a_framework_that_is_given_as_an_object_is_named_with_its_module(monkeypatch):
+    torch = pytest.importorskip("torch")
+
+    class Local(torch.nn.LSTM):
+        pass
+
+    with pytest.raises(TargetError, match=r"; it is of torch: name it as torch:module:Class, at the top of a module, and torch differ"):
+        plug(Local)
+    with pytest.raises(TargetError, match=r"; it is of torch: name it as torch:LSTM, and torch differentiates it$"):
+        plug(torch.nn.LSTM)
+    Local.__qualname__, Local.__module__ = "Local", "__main__"
+    with pytest.raises(TargetError, match=r"; it is of torch: name it as torch:__main__:Local, and torch differentiates it$"):
+        plug(Local)
+    monkeypatch.setattr(sys.modules["__main__"], "Local", Local, raising=False)
+    assert load("torch:__main__:Local")
+    assert plug(Local(3, 4))[0].remark.startswith("it is of torch: name it as torch:__main__:Local, ")
 
 
 def test_what_is_of_a_framework_and_named_without_it_is_told_how_it_is_named(tmp_path):

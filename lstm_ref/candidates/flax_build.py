@@ -34,22 +34,22 @@ def probe(cls, options: dict) -> tuple[tuple[int, int], dict[str, tuple[int, ...
             return sizes, {k: tuple(v.shape) for k, v in _variables(cell).items()}
         made = jax.eval_shape(cell.init, jax.random.PRNGKey(0), (jax.numpy.zeros((1, H)),) * 2, jax.numpy.zeros((1, D)))
     except Exception as error:
-        raise LayoutError(f"building {cls.__name__}{sizes} raised {type(error).__name__}: {error}") from error
+        raise LayoutError(f"building it for D, H = 3, 5 or calling it as cell((c, h), x) raised {type(error).__name__}: {error}") from error
     leaves, _ = jax.tree_util.tree_flatten_with_path(made.get("params", {}))
     return sizes, {jax.tree_util.keystr(path, simple=True, separator="."): tuple(v.shape) for path, v in leaves}
 
 
 def step(cell, weights: dict) -> Callable:
-    """A cell with the weights, as a function of (x, h, c) to (h, c)."""
+    """A cell with the weights, as a function of (x, h, c) to ((c, h), y)."""
     import flax.linen
     import flax.traverse_util
 
     if isinstance(cell, flax.linen.Module):
         params = flax.traverse_util.unflatten_dict(weights, sep=".")
-        return lambda x, h, c: cell.apply({"params": params}, (c, h), x)[0][::-1]
+        return lambda x, h, c: cell.apply({"params": params}, (c, h), x)
     for name, variable in _variables(cell).items():
-        variable[...] = weights[name]
-    return lambda x, h, c: cell((c, h), x)[0][::-1]
+        variable.set_value(weights[name])  # in their dtype, not in that of what is there
+    return lambda x, h, c: cell((c, h), x)
 
 
 def _variables(cell) -> dict:

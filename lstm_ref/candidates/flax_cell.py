@@ -53,6 +53,6 @@ def function(cls, options: dict):
         x, h0, c0 = (inputs[k] for k in ("x", "h0", "c0"))
         cell = build(cls, {"param_dtype": x.dtype, "dtype": x.dtype, **options}, x.shape[-1], h0.shape[-1])
         weights = {k: v for k, v in inputs.items() if k not in ("x", "h0", "c0")}
-        return over_time(step(cell, weights), x, h0, c0)
+        return over_time(step(cell, weights), x, h0, c0, "((c, h), y)")
 
     return lstm

@@ -13,12 +13,12 @@ def probe(cls, options: dict) -> tuple[tuple[int, int], dict[str, tuple[int, ...
     try:
         arrays = _arrays(_transformed(cls, options, sizes[1]), *sizes)
     except Exception as error:
-        raise LayoutError(f"building {cls.__name__}{sizes} raised {type(error).__name__}: {error}") from error
+        raise LayoutError(f"building it for D, H = 3, 5 or calling it as core(x, state) raised {type(error).__name__}: {error}") from error
     return sizes, {k: shape for k, (_, shape) in arrays.items()}
 
 
 def step(cls, options: dict, inputs: dict) -> Callable:
-    """A core with the weights among the inputs, as a function of (x, h, c) to (h, c)."""
+    """A core with the weights among the inputs, as a function of (x, h, c) to (y, (h, c))."""
     import haiku
 
     core = _transformed(cls, options, inputs["h0"].shape[-1])
@@ -32,11 +32,7 @@ def step(cls, options: dict, inputs: dict) -> Callable:
 def _transformed(cls, options: dict, H: int):
     import haiku
 
-    def one(x, h, c):
-        _, state = cls(H, name="core", **options)(x, haiku.LSTMState(h, c))
-        return state.hidden, state.cell
-
-    return haiku.transform(one)
+    return haiku.transform(lambda x, h, c: cls(H, name="core", **options)(x, haiku.LSTMState(h, c)))
 
 
 def _arrays(core, D: int, H: int) -> dict[str, tuple[tuple[str, str], tuple[int, ...]]]:

@@ -44,6 +44,6 @@ def function(cls, options: dict):
     """The LSTM of a core that is built as `cls(H, name=…)`."""
 
     def lstm(inputs):
-        return over_time(step(cls, options, inputs), inputs["x"], inputs["h0"], inputs["c0"])
+        return over_time(step(cls, options, inputs), *(inputs[k] for k in ("x", "h0", "c0")), "(y, (h, c))")
 
     return lstm

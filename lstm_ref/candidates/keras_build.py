@@ -49,5 +49,5 @@ def called(layer, inputs: dict) -> dict:
         mask = {"mask": inputs["mask"] != 0} if "mask" in inputs else {}
         h, h_T, c_T = layer.stateless_call(*own, x, initial_state=[h0, c0], **mask)[0]
         return {"h": keras.ops.flip(h, 1) if layer.go_backwards else h, "h_T": h_T, "c_T": c_T}
-    out = backend().over_time(lambda x, *state: tuple(layer.stateless_call(*own, x, state)[0][1]), x.swapaxes(0, 1), h0, c0)
+    out = backend().over_time(lambda x, *state: layer.stateless_call(*own, x, state)[0], x.swapaxes(0, 1), h0, c0, "(y, (h, c))")
     return {**out, "h": out["h"].swapaxes(0, 1)}

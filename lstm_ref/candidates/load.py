@@ -178,6 +178,8 @@ def _with_its_framework(thing, name: str) -> str:
     cls = thing if isinstance(thing, type) else type(thing)
     kind = next((k for c in cls.__mro__ if (k := c.__module__.partition(".")[0]) in FRAMEWORKS), "")
     due = name if isinstance(thing, type) or cls.__name__ == name.rpartition(":")[2] else "module:Class, by its class"
+    if ":" not in name and cls.__module__.partition(".")[0] != kind:  # given as an object
+        due = f"{cls.__module__}:{cls.__name__}" if cls.__qualname__ == cls.__name__ else "module:Class, at the top of a module"
     return f"it is of {kind}: name it as {kind}:{due}, and {kind} differentiates it" if kind else ""
 
 

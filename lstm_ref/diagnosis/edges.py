@@ -67,7 +67,7 @@ GROUPS = (
     Edge("dh_next and dc_next", "B:carry", "all that comes back from t+1", ("dh<-dh_next", "dc<-dc_next")),
     Edge("dc<-all", "B:cell", "all that comes back into dc_t, the cotangent of c_T included", ("dc<-dc_next", "dc<-s_c")),
     Edge("dh<-all", "B:hidden", "all that comes back into dh_t, the cotangent of h_T included", ("dh<-dh_next", "dh<-s_h")),
-    Edge("s_h and s_c", "B:hidden", "the cotangents of the returned states", ("dh<-s_h", "dc<-s_c")),
+    Edge("s_h and s_c", "B:hidden", "what flows in on the returned states", ("dh<-s_h", "dc<-s_c")),
 )
 HEAD_GROUPS = (Edge("dW_v and db_v", "B:output-layer", "dW_v and db_v", ("dW_v", "db_v")),)
 INDEX = {e.id: n for n, e in enumerate((*EDGES, *HEAD_EDGES))}

@@ -69,7 +69,8 @@ def _is_wrong(bench: Bench, point: Point, k: str, seen: np.ndarray) -> bool:
 
 
 def _smallest(bench: Bench):
-    for T in range(1, SIZE.T + 1):
+    supports = bench.candidate.supports
+    for T in sorted({supports.fit(SIZE._replace(T=T)).T for T in range(1, SIZE.T + 1)}):
         wrong, answers, point = _asked(bench, SIZE._replace(T=T))
         if wrong:
             break
@@ -77,7 +78,7 @@ def _smallest(bench: Bench):
 
 
 def _flows(bench: Bench) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    steps = range(SIZE.T if bench.candidate.hidden == "h" else 0)
+    steps = range(bench.candidate.supports.fit(SIZE).T if bench.candidate.hidden == "h" else 0)
     places = {f"h_{t + 1}": ("h", t) for t in steps} | {"h_T": ("h_T", None), "c_T": ("c_T", None)}
     bad = []
     for name, (key, t) in places.items():

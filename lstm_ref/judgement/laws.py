@@ -171,6 +171,8 @@ def _time_split(bench: Bench, judged: Judged) -> Evidence | None:
     if not {hidden, "c_T"} <= set(handed):
         return None
     h_t = handed["h"][-1] if hidden == "h" else handed["h_T"]
+    if judged.fails(f"forward.{hidden}") and not np.array_equal(h_t, handed.get("h_T", h_t)):
+        return None  # of another function: what comes back as its last states may be those exchanged, and is not what it goes on from
     late = Point(bench, {**late_inputs, "h0": h_t, "c0": handed["c_T"]}, {"h": s["h"][t:], "h_T": s["h_T"], "c_T": s["c_T"]})
     _, g2 = _run(bench, late)
     early = Point(bench, early.inputs, {"h": s["h"][:t], "h_T": g2["h0"], "c_T": g2["c0"]})
