@@ -241,6 +241,18 @@ def test_file_target_and_its_neighbours(tmp_path):
     assert face.kind == "forward"
 
 
+def test_a_file_named_as_another_module_does_not_stand_for_it(tmp_path):
+    """What is imported later finds Python's own operator, and the file is a module of its own."""
+    import operator
+
+    (tmp_path / "operator.py").write_text("class L:\n    def forward(self, inputs):\n        return {}\n")
+    target = f"{tmp_path}/operator.py:L"
+    face = load(target)[0]
+    assert sys.modules["operator"] is operator
+    assert type(face.make()).__module__ in sys.modules
+    assert load(target)[0].make().__module__ == face.make().__module__  # loaded again, it takes its own place
+
+
 def test_a_file_of_a_package_is_told_how_it_is_named(tmp_path):
     """What imports from beside it with a dot is known by the names of its folders."""
     folder = tmp_path / "nets" / "cells"

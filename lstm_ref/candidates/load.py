@@ -236,19 +236,31 @@ def _from_file(path: pathlib.Path):
         raise TargetError(f"there is no file {path}")
     if (folder := str(path.resolve().parent)) not in sys.path:
         sys.path.insert(0, folder)
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    spec = importlib.util.spec_from_file_location(_free(path), path)
     module = importlib.util.module_from_spec(spec)
-    before = sys.modules.get(path.stem)
-    sys.modules[path.stem] = module  # dataclasses and pickles of the file look it up
+    before = sys.modules.get(spec.name)
+    sys.modules[spec.name] = module  # dataclasses and pickles of the file look it up
     try:
         spec.loader.exec_module(module)
     except BaseException:
         if before is None:
-            del sys.modules[path.stem]
+            del sys.modules[spec.name]
         else:
-            sys.modules[path.stem] = before
+            sys.modules[spec.name] = before
         raise
     return module
+
+
+def _free(path: pathlib.Path) -> str:
+    """The name of a file as a module: its own, but for one that stands for another module already, as that of an operator.py would."""
+    name = path.stem
+    while name in sys.modules and _file(sys.modules[name]) != path.resolve():
+        name += "_"
+    return name
+
+
+def _file(module) -> pathlib.Path | None:
+    return pathlib.Path(file).resolve() if (file := getattr(module, "__file__", None)) else None
 
 
 def _library(target: str, path: str) -> list[Candidate]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pathlib
 import shlex
+import sys
 
 import numpy as np
 
@@ -334,7 +335,8 @@ def _flows(c: Counterexample) -> dict:
 def _how_to_load(target: str) -> str:
     module, _, attribute = target.partition(":")
     path = pathlib.PurePath(module)
-    if path.suffix == ".py" and path.stem.isidentifier() and attribute.isidentifier():
+    own = path.stem.isidentifier() and path.stem not in sys.stdlib_module_names  # a file operator.py is not what `import operator` finds
+    if path.suffix == ".py" and own and attribute.isidentifier():
         return f"import sys; sys.path.insert(0, {str(path.parent)!r})\nfrom {path.stem} import {attribute}\nlstm = {attribute}()"
     if attribute.isidentifier() and module.replace(".", "").isidentifier() and module not in KINDS:
         return f"from {module} import {attribute}\nlstm = {attribute}()"
