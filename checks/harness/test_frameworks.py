@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from lstm_ref import cases, cli
-from lstm_ref.candidates import contract, haiku_lstm
+from lstm_ref.candidates import contract, haiku_lstm, torch_module
 from lstm_ref.candidates.isolate import isolated
 from lstm_ref.candidates.load import TargetError, load, plug
 from lstm_ref.candidates.torch_engine import Layer
@@ -943,6 +943,23 @@ def test_torch_computes_on_one_thread_and_then_on_as_many_as_before():
     finally:
         torch.set_num_threads(before)
     assert seen == [1, 1]
+
+
+def test_a_torch_module_is_given_its_inputs_where_its_parameters_are():
+    """Here that is torch's device without memory, which every machine has."""
+    import torch
+
+    class Elsewhere(torch.nn.LSTM):
+        def __init__(self, D, H):
+            super().__init__(D, H, device="meta")
+
+        def forward(self, x, states):
+            raise RuntimeError(f"given on {[str(q.device) for q in (x, *states, self.weight_ih_l0)]}")
+
+    layer = Layer(torch_module.function(Elsewhere, {}))
+    weights = {k: np.ones(tuple(p.shape)) for k, p in Elsewhere(2, 4).named_parameters()}
+    with pytest.raises(RuntimeError, match=r"given on \['meta', 'meta', 'meta', 'meta'\]"):
+        layer.forward({"x": np.ones((3, 5, 2)), "h0": np.ones((5, 4)), "c0": np.ones((5, 4)), **weights})
 
 
 def test_an_output_that_is_detached_is_judged_as_one_through_which_nothing_flows_back(tmp_path):

@@ -1,5 +1,9 @@
 """The two truths: padding is exact, fresh shapes compile nothing, JAX's settings stay; differences keep their bound."""
 
+import os
+import subprocess
+import sys
+
 import jax
 import numpy as np
 import pytest
@@ -253,3 +257,13 @@ def test_the_oracles_gates_are_accurate_in_both_tails_and_for_tiny_cotangents():
         assert np.max(np.abs(slopes[1.0] - slope) / slope) <= 8 * u
         middle = np.abs(a) < 1  # elsewhere the product itself underflows
         assert np.max(np.abs(slopes[2.0**-990] - slope)[middle] / slope[middle]) <= 16 * u
+
+
+@pytest.mark.parametrize(("platforms", "told"), [("cuda", ""), ("nonsense", 'JAX_PLATFORMS, or set it to "nonsense,cpu"')])
+def test_a_jax_that_is_told_of_no_cpu_runs_the_oracle_on_it_or_says_what_to_set(platforms, told):
+    """A GPU that is named and not there is passed over once the CPU stands behind it; what JAX does not know is not."""
+    code = "from lstm_ref.truth import programs; print(programs.cpu().platform)"
+    env = {**os.environ, "JAX_PLATFORMS": platforms}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env)
+    assert told in done.stderr
+    assert done.stdout == ("" if told else "cpu\n")

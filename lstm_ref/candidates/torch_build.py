@@ -40,9 +40,12 @@ def probe(cls, options: dict) -> Built:
         raise LayoutError(f"building {cls.__name__}{sizes} raised {type(error).__name__}: {error}{hint}") from error
 
 
-def fill(module, inputs: dict) -> None:
-    """Write the weights among the inputs into the module, whose parameters take their place: gradients are those of them."""
+def fill(module, inputs: dict) -> dict:
+    """Write the weights among the inputs into the module, whose parameters take their place: gradients are those of them. Returned are
+    the inputs on the device that the module is on, a GPU say."""
     parameters = dict(module.named_parameters())
     for k, p in parameters.items():
         write(p, inputs[k])
     inputs |= parameters
+    device = next(iter(parameters.values())).device
+    return {k: v.to(device) for k, v in inputs.items()}

@@ -50,7 +50,7 @@ def _packed(module, taken: dict, x, h0, c0, lengths) -> dict:
 
     first = getattr(module, "batch_first", False)
     steps = x.shape[1 if first else 0]
-    sequence = rnn.pack_padded_sequence(x, lengths, batch_first=first, enforce_sorted=False)
+    sequence = rnn.pack_padded_sequence(x, lengths.cpu(), batch_first=first, enforce_sorted=False)
     found = _layer(module, taken, sequence, h0, c0)
     h, _ = rnn.pad_packed_sequence(found["h"], batch_first=first, total_length=steps)
     return {**found, "h": h}

@@ -52,7 +52,7 @@ class Layer:
             joined = {k: v for k, v in outputs.items() if v.requires_grad and k in cotangents}  # not through one that is detached
             if not wanted or not joined:
                 return {}
-            flows = [tensor(cotangents[k]).to(v.dtype) for k, v in joined.items()]
+            flows = [tensor(cotangents[k]).to(v) for k, v in joined.items()]
             with as_now(), one_thread():  # a later call has written other numbers
                 found = torch.autograd.grad([*joined.values()], [*wanted.values()], flows, retain_graph=True, allow_unused=True)
             return {k: array(g) for k, g in zip(wanted, found, strict=True) if g is not None}

@@ -54,7 +54,6 @@ def function(cls, options: dict):
     def lstm(inputs, once):
         sizes, dtype = (inputs["x"].shape[-1], inputs["c0"].shape[-1]), inputs["x"].dtype
         module = once((sizes, dtype), lambda: build(cls, options, *sizes).to(dtype))
-        fill(module, inputs)
-        return called(module, inputs, bool(options.get("packed")), once("form of the states", dict))
+        return called(module, fill(module, inputs), bool(options.get("packed")), once("form of the states", dict))
 
     return lstm

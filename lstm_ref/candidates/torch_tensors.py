@@ -42,5 +42,5 @@ def array(q) -> np.ndarray:
     if q.dtype == torch.bfloat16:
         import ml_dtypes
 
-        return q.float().numpy().astype(ml_dtypes.bfloat16)
-    return q.numpy()
+        return q.float().cpu().numpy().astype(ml_dtypes.bfloat16)
+    return q.cpu().numpy()

@@ -242,5 +242,5 @@ def _scope():
     """float64 on the CPU for our own calls only; JAX's configuration outside is left as it is."""
     import jax
 
-    with jax.enable_x64(True), jax.default_device(jax.local_devices(backend="cpu")[0]):
+    with jax.enable_x64(True), jax.default_device(programs.cpu()):
         yield

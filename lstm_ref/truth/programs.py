@@ -54,14 +54,29 @@ def _keep(program, kept: pathlib.Path, shapes) -> None:
 
 
 def _loaded(told: bytes):
-    import jax
     from jax.experimental import serialize_executable
 
-    device = jax.local_devices(backend="cpu")[0]
+    device = cpu()
     several = len(device.client.devices()) > 1  # older versions of JAX know of one device only
     where = {"execution_devices": [device]} if several else {}
     executable, given, found = pickle.loads(told)
     return serialize_executable.deserialize_and_load(executable, given, found, backend=device.client, **where)
+
+
+@functools.cache
+def cpu():
+    """JAX's device for our own calls. Where JAX_PLATFORMS names a GPU alone, the CPU is named behind it: what runs on the GPU still does.
+    Raises ValueError where JAX was set up without a CPU before."""
+    import jax
+
+    platforms = jax.config.jax_platforms or "cpu"
+    if "cpu" not in platforms.split(","):
+        jax.config.update("jax_platforms", f"{platforms},cpu")
+    try:
+        return jax.local_devices(backend="cpu")[0]
+    except RuntimeError as error:
+        told = f'JAX was set up without a CPU, on which the oracle runs ({error}); unset JAX_PLATFORMS, or set it to "{platforms},cpu"'
+        raise ValueError(told) from error
 
 
 def folder() -> pathlib.Path:
