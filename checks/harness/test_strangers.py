@@ -132,6 +132,86 @@ def test_what_is_computed_in_bfloat16_is_not_called_float16(lstm):
     assert "grad.W_f.autodiff" in {r.id for r in verify(half, dtype="float32", only=only).failures()}
 
 
+class OnTensorCores(CellByCell):
+    """Right, as on a GPU: what is multiplied in float32 is rounded to the 10 stored bits of TF32 first, and float64 is float64."""
+
+    def cell(self, p, x, h, c):
+        return super().cell(p, _in_tf32(x), _in_tf32(h), c)
+
+    def pullback(self, p):
+        return super().pullback({k: _in_tf32(v) if k[0] == "W" else v for k, v in p.items()})
+
+
+def _in_tf32(q):
+    if q.dtype != np.float32:
+        return q
+    bits = np.ascontiguousarray(q).view(np.uint32)
+    return ((bits + 0x0FFF + ((bits >> 13) & 1)) & np.uint32(0xFFFFE000)).view(np.float32)
+
+
+def test_tf32_is_named_where_float32_is_as_coarse_and_not_where_values_are_stored_in_half():
+    only = "forward.*,grad.*.autodiff,numerics.effective_precision"
+    verdict = verify(OnTensorCores, dtype="float32", only=only)
+    assert {r.id for r in verdict.failures()} == {"numerics.effective_precision"}
+    assert "; TF32, in which GPUs form the products of float32 by default, is as coarse: torch.backends" in verdict.failures()[0].reason
+    assert "No gradient is wrong" in words.meaning(verdict)
+    assert verify(OnTensorCores, only=only).outcome == "pass"
+    assert "TF32" not in verify(StoredInHalf, dtype="float32", only=only).failures()[0].reason
+
+
+class ForgetsF:
+    """The bug of a cell in a few lines: dc is handed back as it is, where dc ⊙ f is due."""
+
+    in_product = staticmethod(lambda q: q)
+
+    def pullback(self, p):
+        h, c, hs, caches = p["h0"], p["c0"], [], []
+        W = {k: self.in_product(p[f"W_{k}"]) for k in "fico"}
+        for x in p["x"]:
+            z = self.in_product(np.hstack([h, x]))
+            f, i, o = (sigmoid(z @ W[k].T + p[f"b_{k}"]) for k in "fio")
+            g, before = np.tanh(z @ W["c"].T + p["b_c"]), c
+            c = f * before + i * g
+            h = o * np.tanh(c)
+            hs.append(h)
+            caches.append((z, f, i, o, g, before, np.tanh(c)))
+
+        def pull(s):
+            d = {k: np.zeros_like(v) for k, v in p.items()}
+            dh, dc = np.zeros_like(h), s["c_T"].copy()
+            for t, (z, f, i, o, g, before, tc) in reversed([*enumerate(caches)]):
+                dh = dh + s["h"][t]
+                dc = dc + dh * o * (1 - tc**2)
+                da = {"f": dc * before * f * (1 - f), "i": dc * g * i * (1 - i), "c": dc * i * (1 - g**2), "o": dh * tc * o * (1 - o)}
+                for k, a in da.items():
+                    d[f"W_{k}"] += a.T @ z
+                    d[f"b_{k}"] += a.sum(axis=0)
+                dh, d["x"][t] = np.hsplit(sum(a @ W[k] for k, a in da.items()), [dh.shape[1]])
+            return {**d, "h0": dh, "c0": dc}
+
+        return {"h": np.stack(hs), "c_T": c}, pull
+
+
+class ForgetsFOnTensorCores(ForgetsF):
+    in_product = staticmethod(_in_tf32)
+
+
+class ForgetsFInHalf(ForgetsF):
+    supports: ClassVar = {"dtypes": ["float16"]}
+
+
+@pytest.mark.parametrize(("lstm", "dtype", "coarse"), [(ForgetsFOnTensorCores, "float32", "float16"), (ForgetsF, "bfloat16", "bfloat16")])
+def test_a_wrong_term_in_coarse_arithmetic_is_named_by_what_it_does_in_a_finer_dtype(lstm, dtype, coarse):
+    told = words.explanation(verify(lstm, dtype=dtype, only="forward.*,grad.*.autodiff,numerics.effective_precision"))
+    assert "dc_next: the factor f is missing (B:carry)" in told
+    assert f"this is what it does in float64: {coarse} is too coarse to tell terms apart" in told
+
+
+def test_what_takes_half_precision_alone_is_told_that_no_term_can_be_named():
+    told = words.explanation(verify(ForgetsFInHalf, only="forward.*,grad.*.autodiff"))
+    assert told == "diagnosis: float16 is too coarse to tell which term is wrong"
+
+
 class FastExponential(CellByCell):
     """Wrong: e^a is (1 + a/1024)^1024, which is off by as much as a rounding to float16."""
 

@@ -30,6 +30,7 @@ from .mutants import Gradients
 from .probe import SIZES, SMALL, Probe, probes, probes_at
 from .regions import Region
 
+FINE = ("float64", "float32")  # rounding to the others is as large as the difference between one term and another
 HELD = 24  # failing cases of a run that a region is held against
 UNSTEADY = "what a call returns depends on chance, on memory that is not cleared, or on calls before it"
 SOMETIMES = "yet there are cases in which that would show and the gradients are right: it is so only under a condition that was not found"
@@ -86,11 +87,12 @@ def explained(verdict: Verdict, faces: list[Candidate]) -> Verdict:
     if verdict.kind != "textbook":
         return verdict
     for dtype in verdict.dtypes:
-        lower = [r for r in verdict.results if r.id == "numerics.effective_precision" and (r.dtype, r.outcome) == (dtype, FAIL)]
-        arithmetic = (computed_in(lower[0].worst) if lower and lower[0].worst else "") or dtype
-        if arithmetic not in ("float64", "float32"):
-            continue
+        arithmetic = _arithmetic(verdict, dtype)
         for face in faces:
+            if arithmetic not in FINE:
+                if told := _asked_finely(face, verdict.dtypes, arithmetic):
+                    return replace(verdict, explanation=told)
+                continue
             seen = _seen(verdict, face, dtype, repeats=arithmetic == dtype and len(faces) == 1)
             told = diagnose(face, tol.PRECISIONS[arithmetic], seen)
             if told is None and arithmetic != dtype and (remark := held_coarsely(face, tol.PRECISIONS[dtype])):
@@ -98,7 +100,28 @@ def explained(verdict: Verdict, faces: list[Candidate]) -> Verdict:
             if told is not None:
                 return replace(verdict, explanation=told, heat=_followed(verdict, face, dtype))
     wrong = [r.id.split(".")[1] for r in verdict.failures() if r.chapter == "grad" and np.isfinite(r.worst.ratio)]
-    return replace(verdict, explanation=Explanation((), (), 0.0, tuple(dict.fromkeys(wrong)))) if wrong else verdict
+    if not wrong:
+        return verdict
+    coarse = {_arithmetic(verdict, r.dtype) for r in verdict.failures() if r.chapter == "grad"}
+    remarks = () if coarse & {*FINE} else (f"{' and '.join(sorted(coarse))} is too coarse to tell which term is wrong",)
+    return replace(verdict, explanation=Explanation((), (), 0.0, tuple(dict.fromkeys(wrong)), remarks=remarks))
+
+
+def _arithmetic(verdict: Verdict, dtype: str) -> str:
+    """The precision that the candidate was found to compute in where `dtype` goes in and comes out."""
+    lower = [r for r in verdict.results if r.id == "numerics.effective_precision" and (r.dtype, r.outcome) == (dtype, FAIL)]
+    return (computed_in(lower[0].worst) if lower and lower[0].worst else "") or dtype
+
+
+def _asked_finely(face: Candidate, asked: tuple[str, ...], coarse: str) -> Explanation | None:
+    """What is wrong with a candidate that computes coarsely, as it shows in a finer dtype that it takes and that was not `asked`."""
+    for dtype in FINE:
+        if dtype in (face.supports.dtypes or FINE) and dtype not in asked:
+            told = diagnose(face, tol.PRECISIONS[dtype])
+            if told is not None and (told.fits or told.names):
+                here = f"this is what it does in {dtype}: {coarse} is too coarse to tell terms apart"
+                return replace(told, remarks=(*told.remarks, here))
+    return None
 
 
 def _followed(verdict: Verdict, face: Candidate, dtype: str) -> Heat | None:

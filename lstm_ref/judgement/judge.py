@@ -33,6 +33,10 @@ TOGETHER = 2**21  # bytes of inputs that one call of forward_many is given at th
 ENTRY_BY_ENTRY = 2  # blocks of so few entries are differenced entry by entry under complex step
 LOWER = {"float64": "float32", "float32": "float16"}  # what a dtype may silently be computed in
 HALVES = ("bfloat16", "float16")  # what float64 or float32 may silently be stored in; numbers of the first lie in the second, too
+TF32 = (
+    "; TF32, in which GPUs form the products of float32 by default, is as coarse: torch.backends.cudnn.allow_tf32 = False and "
+    'torch.backends.cuda.matmul.allow_tf32 = False, or jax.config.update("jax_default_matmul_precision", "highest"), turn it off'
+)
 COMPUTED_IN = re.compile(r"computed in (\w+), though")
 CONTRACT = ("call", "time", "keys", "shapes", "dtype", "finite")
 BEYOND = "rounding alone may move every difference by as much as the gradient is; autodiff confirms it"
@@ -673,7 +677,9 @@ def measure_precision(bench: Bench, cases: list[Case]) -> Evidence:
     of_gradients = {key for key in votes if key[0] == "d"}
     names = "every gradient" if set(bench.lower) == of_gradients else ", ".join(sorted(bench.lower))
     names = "everything" if len(bench.lower) == len(votes) else names
-    sentence = f"{names} is computed in {lower.name}, though {p.name} goes in and comes out; judged as {lower.name} from here on"
+    stored = any(lies_in(seen, lower.dtype) for blocks in answers for _, seen, _, key in blocks if key in bench.lower)
+    tf32 = "" if stored or (p.name, lower.name) != ("float32", "float16") else TF32
+    sentence = f"{names} is computed in {lower.name}, though {p.name} goes in and comes out; judged as {lower.name} from here on{tf32}"
     return Evidence(FAIL, np.inf, names, rule=sentence)
 
 
