@@ -138,10 +138,16 @@ def test_another_seed_gives_other_cases(plan):
     assert [stream.drawn(plan, k).spec for k in range(5)] != [stream.drawn(other, k).spec for k in range(5)]
 
 
-def test_shares_of_differences_and_laws(plan):
-    found = [stream.drawn(plan, k) for k in range(600)]
-    assert 150 < sum(d.with_differences for d in found) < 250
-    assert 10 < sum(d.with_laws for d in found) < 60
+def test_every_cell_is_judged_by_differences_in_a_third_of_its_turns_and_by_laws_in_a_twentieth(plan):
+    blocks = stream.DIFFERENCES_EVERY * stream.LAWS_EVERY
+    found = [stream.drawn(plan, k) for k in range(blocks * len(plan.cells))]
+    for cell in set(plan.cells):
+        own = [d for d in found if (d.subject, d.spec.regime, d.stratum) == cell]
+        assert len(own) == blocks
+        assert (sum(d.with_differences for d in own), sum(d.with_laws for d in own)) == (20, 3)
+        assert sum(d.with_differences and d.with_laws for d in own) == 1
+    first = found[: len(plan.cells)]
+    assert 0 < sum(d.with_laws for d in first) < len(first) / 4  # not all at once
 
 
 def test_sizes_in_words():

@@ -2,7 +2,8 @@
 
 A `Plan` is plain data, and what is judged in case k follows from it and from k alone: a counter-based generator (Philox) is
 started at k. Strata take turns: every block of consecutive cases meets each subject (a candidate at a dtype) in each regime once
-for every turn that a stratum of sizes has.
+for every turn that a stratum of sizes has. Each such cell is judged by differences in every third block and by the laws in every
+twentieth.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ STRATA: dict[str, tuple[tuple[int, ...], ...]] = {
     "real": ((64, 100, 128, 256, 512), (16, 32, 64, 128, 256), (128, 200, 256, 512, 1000), (128, 200, 256, 512, 1024), (100, 1000)),
 }
 SIZES = "small:9,tiles:1"  # turns of each stratum
-DIFFERENCES, LAWS = 1 / 3, 1 / 20  # shares of cases that are also judged by differences, and by the laws and the state checks
+DIFFERENCES_EVERY, LAWS_EVERY = 3, 20  # turns after which a cell is also judged by differences, and by the laws and the state checks
 WITHOUT_LAWS = ("real",)  # strata in which a case by the laws, a dozen runs, would take too long
 
 
@@ -103,7 +104,8 @@ class Drawn:
 def drawn(plan: Plan, k: int) -> Drawn:
     """Case k of a plan: a pure function of the two."""
     block, place = divmod(k, len(plan.cells))
-    n, regime, stratum = plan.cells[_order(plan.seed, block, len(plan.cells))[place]]
+    cell = _order(plan.seed, block, len(plan.cells))[place]
+    n, regime, stratum = plan.cells[cell]
     rng = _generator(plan.seed, 1, k)
     u = rng.random(12)
     T, B, D, H, K = (of[int(share * len(of))] for of, share in zip(STRATA[stratum], u, strict=False))
@@ -121,8 +123,14 @@ def drawn(plan: Plan, k: int) -> Drawn:
         int(rng.integers(2**32)),
     )
     spec = fitted(spec, plan.subjects[n].candidate)
-    extras = rng.random(2)
-    return Drawn(k, n, stratum, spec, bool(extras[0] < DIFFERENCES), bool(extras[1] < LAWS) and stratum not in WITHOUT_LAWS)
+    turn = block + _first_turns(plan.seed, len(plan.cells))[cell]
+    return Drawn(k, n, stratum, spec, turn % DIFFERENCES_EVERY == 0, turn % LAWS_EVERY == 0 and stratum not in WITHOUT_LAWS)
+
+
+@functools.lru_cache(maxsize=64)
+def _first_turns(seed: int, size: int) -> tuple[int, ...]:
+    """Of every cell, the turn in which block 0 finds it, so that what is due every few turns is due in every block for some."""
+    return tuple(_generator(seed, 2, 0).permutation(size).tolist())
 
 
 @functools.lru_cache(maxsize=64)
