@@ -297,6 +297,39 @@ def test_a_law_is_not_broken_where_gradients_bend_within_a_step():
     assert judge_laws(bench, judge(bench, case, with_differences=False), "law.symmetry".__eq__)["law.symmetry"].outcome == "unresolved"
 
 
+class NotAnalytic(CellByCell):
+    """Right for real numbers, and without the imaginary part of half of them: |a| is taken of what is positive anyway."""
+
+    def cell(self, p, x, h, c):
+        h, c_new, (z, f, i, o, g, c, tc) = super().cell(p, x, h, c)
+        return h, c_new, (z, np.abs(f), i, o, g, c, tc)
+
+
+def test_symmetry_is_judged_by_two_complex_steps_once_real_ones_agree_with_them():
+    """Real steps decide the first case of a regime, and every case that the complex ones do not pass."""
+
+    def symmetry(candidate, seeds=range(4)):
+        calls = []
+
+        class Counted(candidate):
+            def pullback(self, p):
+                calls.append(p["x"].dtype.kind)
+                return super().pullback(p)
+
+        bench, told = Bench(plug(Counted)[0], tol.PRECISIONS["float64"], Counted()), []
+        for seed in seeds:
+            judged = judge(bench, bench.case(cases.Spec(Sizes(4, 2, 3, 5), seed=seed)), with_differences=False)
+            calls.clear()
+            evidence = judge_laws(bench, judged, "law.symmetry".__eq__)["law.symmetry"]
+            told.append((evidence.outcome, calls.count("f") >= 12, calls.count("c")))
+        return told
+
+    assert symmetry(CellByCell) == [("pass", True, 2), *[("pass", False, 2)] * 3]
+    assert symmetry(NotAnalytic) == [("pass", True, 2), *[("pass", True, 0)] * 3]
+    twice = spoilt(change_gradients=lambda g: {**g, "x": 2 * g["x"]})
+    assert {found[:2] for found in symmetry(twice)} == {("fail", True)}
+
+
 class LossScaled(ReferenceLayer):
     """Right. What flows in is multiplied by 8 on its way back, as where half precision is kept from underflow."""
 

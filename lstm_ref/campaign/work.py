@@ -30,6 +30,7 @@ from ..candidates.load import load
 from ..diagnosis.explain import Explanation, diagnose
 from ..judgement import tolerances as tol
 from ..judgement.judge import Bench, fitted, judge, truth_holds
+from ..judgement.laws import judge_laws
 from ..judgement.manifest import CHECKS, manifest
 from ..judgement.record import RecordError, dump
 from ..judgement.run import compile_oracle, evidence_of, evidence_on, first_impressions, most_telling, read_forward
@@ -134,7 +135,9 @@ def _met(target: str, n: int, face: Candidate, dtype: str) -> Subject:
         read_forward(sheet, bench)
         for regime in cases.REGIMES:  # where its forward pass is complex-safe
             spec = fitted(replace(cases.CORNERS[0], regime=regime), bench.candidate)
-            judge(bench, bench.case(spec), with_differences=True, with_taps=True)
+            judged = judge(bench, bench.case(spec), with_differences=True, with_taps=True)
+            if judged.gradients is not None and judged.gradients.arrays:
+                judge_laws(bench, judged, "law.symmetry".__eq__)
     first = {k: evidence_as_list(t.worst) for k, t in sheet.tallies.items() if t.worst is not None and "." in k and k in INDEX}
     lower = {k: p.name for k, p in bench.lower.items()}
     safe = tuple((*key, bool(v)) for key, v in sorted(bench.complex_safe.items()))

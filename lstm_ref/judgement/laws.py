@@ -13,6 +13,7 @@ import numpy as np
 
 from ..candidates import contract
 from ..candidates.contract import Finding
+from ..candidates.layout import encode
 from ..reference.variant import DATA, plain
 from ..truth import differences
 from . import tolerances as tol
@@ -21,6 +22,7 @@ from .judge import Bench, Judged, Point
 from .verdict import FAIL, PASS, UNRESOLVED, Evidence
 
 FACTOR, SMALL_FACTOR = 1024.0, 8.0  # powers of two scale without rounding; the small one is for float16's range
+FIELD = "∂g"  # under which it is known whether the gradients are complex-safe
 BY_BATCH = ("x", "h0", "c0")
 BY_STEP = ("x", "y", "w", *(k for k in DATA if k != "lengths"))  # inputs with an axis of time
 
@@ -308,47 +310,83 @@ def _causality(bench: Bench, judged: Judged) -> Evidence | None:
 
 
 def _symmetry(bench: Bench, judged: Judged) -> Evidence | None:
-    """u·∂g·v = v·∂g·u, by six-point differences of the gradient field."""
+    """u·∂g·v = v·∂g·u, by six-point differences of the gradient field, or by its complex step, once that has given what those do."""
     point, base = judged.point, _base(judged)
     variant = bench.candidate.variant
     due = [k for k in point.inputs if k not in ("y", "w", *variant.data)]  # in one order: what is drawn depends on it
     if not set(due) <= set(base) or not variant.smooth:
         return None  # differences across a kink say nothing
     rng = np.random.default_rng(judged.case.spec.seed)
-    size = sum(base[k].size for k in due)
     u = _unit({k: rng.standard_normal(base[k].shape) for k in due})
-    scale = np.sqrt(sum(np.sum(base[k] ** 2) for k in due) / size)
+    scale = np.sqrt(sum(np.sum(base[k] ** 2) for k in due) / sum(base[k].size for k in due))
+    coarse = bench.precision.name != "float64" or bool(bench.lower)
+    key = (FIELD, judged.case.spec.regime)
+
+    def rounding(*directions):
+        return max(sum(np.sum(np.abs(d[k]) * point.tolerance(k)) for k in due) for d in directions)
+
+    if not coarse and bench.complex_safe.get(key) and (along_u := _complex_step(bench, point, u)) is not None:
+        v = _unit(along_u)  # the direction in which the relation has most to say
+        steep = np.sqrt(_onto(along_u, along_u)) / scale if scale else 1.0
+        bound = rounding(u, v) * max(1.0, steep)
+        along_v = _complex_step(bench, point, v)
+        if along_v is not None and (found := _equal(bench, _onto(along_u, v), _onto(along_v, u), 2 * bound)).outcome == PASS:
+            return found  # what does not pass is differenced by real steps
 
     def gradients(along, step):
         moved = {**point.inputs, **{k: point.inputs[k] + step * along[k] for k in due}}
         return _run(bench, Point(bench, moved, point.cotangents))[1]
 
-    coarse = bench.precision.name != "float64" or bool(bench.lower)
     first = (differences.COARSE_STEPS if coarse else differences.STEPS)[0]
     probed = {step: gradients(u, step) for step in (first, -first)}
-    bent_by_u = {k: probed[first][k] - probed[-first][k] for k in due}
-    v = _unit(bent_by_u)  # the direction in which the relation has most to say
-    expected = np.sqrt(sum(np.sum(q**2) for q in bent_by_u.values())) / (2 * first)  # of u·∂g·v
-    rounding = max(sum(np.sum(np.abs(d[k]) * point.tolerance(k)) for k in due) for d in (u, v))
-    good_enough = np.sqrt(bench.arithmetic.u) * max(scale, expected)
+    along_u = {k: (probed[first][k] - probed[-first][k]) / (2 * first) for k in due}
+    v, enough = _unit(along_u), np.sqrt(bench.arithmetic.u) * max(scale, np.sqrt(_onto(along_u, along_u)))
+    of_J = rounding(u, v)
 
     def slope(along, onto, bent):
         def J(step):
-            g = probed[step] if along is u and step in probed else gradients(along, step)
-            return sum(np.sum(g[k] * onto[k]) for k in due)
+            return _onto(probed[step] if along is u and step in probed else gradients(along, step), onto)
 
         if bent:
-            return differences.near_kinks(J, rounding, tol.KINK_BOUND, good_enough, coarse)
-        return differences.real_steps(J, rounding, tol.DIFFERENCE_BOUND, scale, good_enough, bench.arithmetic.resolution * scale, coarse)
+            return differences.near_kinks(J, of_J, tol.KINK_BOUND, enough, coarse)
+        return differences.real_steps(J, of_J, tol.DIFFERENCE_BOUND, scale, enough, bench.arithmetic.resolution * scale, coarse)
 
     def agree(bent):
-        one, two, name = slope(u, v, bent), slope(v, u, bent), "u·∂g·v"
-        return _agree(bench, {name: np.array([one.value])}, {name: np.array([two.value])}, {name: np.array([one.bound + two.bound])})
+        one, two = slope(u, v, bent), slope(v, u, bent)
+        if not coarse and bench.complex_safe.get(key, True) and not bent:
+            exact = [(_complex_step(bench, point, along), onto, d) for along, onto, d in ((u, v, one), (v, u, two))]
+            bench.complex_safe[key] = all(q is not None and abs(_onto(q, onto) - d.value) <= d.bound + enough for q, onto, d in exact)
+        return _equal(bench, one.value, two.value, one.bound + two.bound)
 
     found = agree(bent=False)
     if found.outcome == PASS or (coarse and found.outcome == UNRESOLVED):
         return found
     return agree(bent=True)  # J bends too much, or the rules have agreed on a wrong slope: shorter steps decide
+
+
+def _complex_step(bench: Bench, point: Point, along: dict) -> dict | None:
+    """∂g along a direction, exact to rounding; None where the candidate takes no complex numbers, or is not analytic."""
+    layout = replace(bench.candidate.layout, forget_bias=0.0)  # no part of a direction
+    call = contract.prepare(bench.candidate, point.inputs, bench.precision.dtype)
+    moves = encode(layout, along, bench.precision.dtype)
+    there = contract.moved(call, call.inputs, moves, 1j * differences.COMPLEX_STEP, np.dtype(np.complex128))
+    try:
+        with np.errstate(all="ignore"):
+            found = contract.run(there, bench.instance, point.cotangents)[1].arrays
+    except Finding:
+        return None
+    slopes = {k: np.imag(found[k]) / differences.COMPLEX_STEP for k in along if k in found}
+    return slopes if len(slopes) == len(along) and all(np.isfinite(q).all() for q in slopes.values()) else None
+
+
+def _equal(bench: Bench, one: float, two: float, bound: float) -> Evidence:
+    """Whether u·∂g·v from both sides is the same within a bound."""
+    name = "u·∂g·v"
+    return _agree(bench, {name: np.array([one])}, {name: np.array([two])}, {name: np.array([bound])})
+
+
+def _onto(q: dict, direction: dict) -> float:
+    return float(sum(np.vdot(q[k], v) for k, v in direction.items()))
 
 
 def _unit(q: dict) -> dict:
