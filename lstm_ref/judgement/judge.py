@@ -136,19 +136,41 @@ class Point:
         return Point(replace(self.bench, absolute=tol.SIGMOID_AND_TANH), self.inputs, self.cotangents)
 
     @cached_property
-    def lanes(self) -> tol.Lanes:
+    def noisy(self) -> Callable[..., tol.Lanes]:
+        """The noisy run of these inputs, as a function of what flows in."""
         candidate, absolute = self.bench.candidate, self.bench.absolute
         with self.bench.ours():
-            return tol.noisy_run(
-                self.seen, self.cotangents, self.bench.arithmetic, absolute, candidate.layout.forget_bias, candidate.variant
-            )
+            return tol.noisy(self.seen, self.bench.arithmetic, absolute, candidate.layout.forget_bias, candidate.variant)
+
+    @cached_property
+    def lanes(self) -> tol.Lanes:
+        noisy = self.noisy
+        with self.bench.ours():
+            return noisy(self.cotangents, self.seen["w"] if "w" in self.inputs else None)
 
     @cached_property
     def conditions(self) -> dict[str, Condition]:
         """The condition of every forward value ("h") and gradient ("dW_f")."""
+        return self._flushed(self._parts.blocks if self.rows is not None else tol.conditions(self.lanes, self.bench.arithmetic, BY_STEP))
+
+    @cached_property
+    def conditions_due(self) -> dict[str, Condition]:
+        """The conditions of the gradients that are due alone, where no others were asked for."""
+        if "conditions" in self.__dict__ or self.rows is not None:
+            return self.conditions
+        values = {f"d{k}": self.lanes.values[f"d{k}"] for k in self.bench.candidate.gradient_names}
+        return self._flushed(tol.conditions(self.lanes._replace(values=values), self.bench.arithmetic, BY_STEP))
+
+    def _flushed(self, found: dict[str, Condition]) -> dict[str, Condition]:
         lower = self.bench.lower
-        found = self._parts.blocks if self.rows is not None else tol.conditions(self.lanes, self.bench.arithmetic, BY_STEP)
         return found | {k: tol.flushed(found[k], lower[k]) for k in lower if k in found}
+
+    def flowing(self, cotangents: dict, w: np.ndarray | None = None) -> Point:
+        """The same inputs with other cotangents, or other weights of the loss: what is known of the forward pass is known of it."""
+        other = Point(self.bench, self.inputs if w is None else {**self.inputs, "w": w}, cotangents)
+        if "noisy" in self.__dict__:
+            other.__dict__["noisy"] = self.noisy
+        return other
 
     @cached_property
     def _parts(self) -> parts.Conditions:
@@ -180,7 +202,8 @@ class Point:
         if not self.bench.textbook:
             widest = max(float(c.C.max()) for k, c in self.conditions.items() if k[0] == "d")
             return np.full_like(self.conditions[f"d{of}"].C, tol.KAPPA * self.bench.u(f"d{of}") * widest)
-        return tol.tolerance(self.conditions[f"d{of}"], self.bench.u(f"d{of}"))
+        condition = self.conditions_due[f"d{of}"] if of in self.bench.candidate.gradient_names else self.conditions[f"d{of}"]
+        return tol.tolerance(condition, self.bench.u(f"d{of}"))
 
 
 # what a failure may still be: a note under a check, where the values of some quantities are small and their noise is absolute

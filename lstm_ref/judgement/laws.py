@@ -70,8 +70,8 @@ def _base(judged: Judged) -> dict:
 def _flow(point: Point, scale) -> Point:
     """The same point with what flows in scaled: the cotangents, or the weights of the loss."""
     if "w" in point.inputs:
-        return Point(point.bench, {**point.inputs, "w": point.inputs["w"] * scale}, point.cotangents)
-    return Point(point.bench, point.inputs, {k: v * scale for k, v in point.cotangents.items()})
+        return point.flowing(point.cotangents, point.inputs["w"] * scale)
+    return point.flowing({k: v * scale for k, v in point.cotangents.items()})
 
 
 def _agree(bench: Bench, left: dict, right: dict, limits: dict) -> Evidence:
@@ -136,7 +136,7 @@ def _additivity(bench: Bench, judged: Judged) -> Evidence:
     else:
         masks = {k: np.indices(v.shape).sum(0) % 2 for k, v in point.cotangents.items()}
         parts = [{k: v * masks[k] for k, v in point.cotangents.items()}, {k: v * (1 - masks[k]) for k, v in point.cotangents.items()}]
-        halves = [Point(bench, point.inputs, part) for part in parts]
+        halves = [point.flowing(part) for part in parts]
     base = _base(judged)
     one, two = (_run(bench, h)[1] for h in halves)
     limits = {k: point.tolerance(k) + sum(h.tolerance(k) for h in halves) for k in base}
@@ -177,7 +177,7 @@ def _time_split(bench: Bench, judged: Judged) -> Evidence | None:
         return None  # of another function: what comes back as its last states may be those exchanged, and is not what it goes on from
     late = Point(bench, {**late_inputs, "h0": h_t, "c0": handed["c_T"]}, {"h": s["h"][t:], "h_T": s["h_T"], "c_T": s["c_T"]})
     _, g2 = _run(bench, late)
-    early = Point(bench, early.inputs, {"h": s["h"][:t], "h_T": g2["h0"], "c_T": g2["c0"]})
+    early = early.flowing({"h": s["h"][:t], "h_T": g2["h0"], "c_T": g2["c0"]})
     _, g1 = _run(bench, early)
     joined = {k: g1[k] + g2[k] if k in variant.parameters else g1[k] for k in base}
     u = max(bench.u("dh0"), bench.u("dc0"))  # what is handed back may be rounded coarsely, and all that is formed from it is then
@@ -293,10 +293,10 @@ def _causality(bench: Bench, judged: Judged) -> Evidence | None:
     t = T // 2
     early = np.arange(T) < t
     if "w" in point.inputs:
-        cut = Point(bench, {**point.inputs, "w": point.inputs["w"] * early[:, None]}, point.cotangents)
+        cut = point.flowing(point.cotangents, point.inputs["w"] * early[:, None])
     else:
         s = {"h": point.cotangents["h"] * early[:, None, None], "h_T": 0 * point.cotangents["h_T"], "c_T": 0 * point.cotangents["c_T"]}
-        cut = Point(bench, point.inputs, s)
+        cut = point.flowing(s)
     pieces = []
     if "x" in base:
         late = _run(bench, cut)[1]["x"][t:]

@@ -12,9 +12,11 @@ This is the only module with tolerance literals. Each was measured; the `calibra
 
 from __future__ import annotations
 
+import copy
 import functools
 import math
 from collections.abc import Callable, Iterable, Iterator
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import ml_dtypes
@@ -142,12 +144,35 @@ def noisy_run(
     intermediates. Of a textbook layer, this may be one of several `parts` of a batch: the lanes of dW and db may then be
     added up over the parts, and each part has noise of its own in everything else.
     """
+    return noisy(inputs, precision, absolute, forget_bias, variant, part, parts)(cotangents)
+
+
+def noisy(
+    inputs: dict,
+    precision: Precision,
+    absolute: int = NEITHER,
+    forget_bias: float = 0.0,
+    variant: Variant = TEXTBOOK,
+    part: int = 0,
+    parts: int = 1,
+) -> Callable[..., Lanes]:
+    """`noisy_run` as a function of the cotangents, which may be asked again, at model level with other weights `w` of the loss: the
+    textbook's forward pass is run once for all of them."""
     if not variant.textbook:
         m, m_gate = precision.m, precision.m_gate
         noise = variants.Noise(precision.eta, m, m_gate, KAPPA, float(absolute), forget_bias)
-        return Lanes(*variants.noisy(variant, inputs, cotangents, noise, _lanes()))
+        return lambda cotangents, w=None: Lanes(
+            *variants.noisy(variant, inputs if w is None else {**inputs, "w": w}, cotangents, noise, _lanes())
+        )
+    keep = _Noise(precision, absolute, forget_bias, part, parts)
     with _threads.limit(limits=1), np.errstate(all="ignore"):
-        return _noisy_run(inputs, cotangents, _Noise(precision, absolute, forget_bias, part, parts))
+        trace = _noisy_forward(inputs, keep)
+
+    def pull(cotangents: dict, w: np.ndarray | None = None) -> Lanes:
+        with _threads.limit(limits=1), np.errstate(all="ignore"):
+            return _noisy_backward(inputs if w is None else {**inputs, "w": w}, cotangents, trace, keep.again())
+
+    return pull
 
 
 @functools.cache
@@ -161,17 +186,19 @@ def _lanes() -> variants.Lane:
     return variants.Lane(*(np.array(q, d) for q, d in zip(zip(*lanes, strict=True), dtypes, strict=True)))
 
 
-def _noisy_run(inputs: dict, cotangents: dict, keep: _Noise) -> Lanes:
-    lane = {k: v[:, None] if k in ("x", "y", "w") else v for k, v in inputs.items()}
-    states = np.broadcast_to(lane["h0"], (LANES, *lane["h0"].shape))
-    trace = _forward(keep, {**lane, "h0": states, "c0": np.broadcast_to(lane["c0"], states.shape)})
+def _noisy_forward(inputs: dict, keep: _Noise) -> SimpleNamespace:
+    states = np.broadcast_to(inputs["h0"], (LANES, *inputs["h0"].shape))
+    return _forward(keep, {**inputs, "x": inputs["x"][:, None], "h0": states, "c0": np.broadcast_to(inputs["c0"], states.shape)})
+
+
+def _noisy_backward(inputs: dict, cotangents: dict, trace: SimpleNamespace, keep: _Noise) -> Lanes:
     dh_out, head, forward_peak = cotangents["h"][:, None], None, float(np.max(keep.peaks))
     if "W_v" in inputs:
-        data = (lane["y"], lane["w"])
+        data = (inputs["y"][:, None], inputs["w"][:, None])
         head = _softmax_forward(keep, trace.h, inputs["W_v"], inputs["b_v"], *data)
         head_gradients = _softmax_backward(keep, head, trace.h, inputs["W_v"], *data)
         dh_out = rewrite.total((head_gradients.dh_out, dh_out))
-    s_h, s_c = (np.broadcast_to(cotangents[k], states.shape) for k in ("h_T", "c_T"))
+    s_h, s_c = (np.broadcast_to(cotangents[k], trace.h0.shape) for k in ("h_T", "c_T"))
     g = _backward(keep, trace, dh_out, s_h, s_c)
 
     by_step = {"h": trace.h, "c": trace.c, "o": trace.o, "f": trace.f, "i": trace.i, "c_tilde": trace.c_tilde, "z": trace.z}
@@ -207,6 +234,12 @@ class _Noise:
         self.v = np.zeros(0)  # the logits, once they are formed
         self.least, self.least_gate = np.array(precision.m), np.array(precision.m_gate)
         self.unusual = {"v", "log_y_hat", "log_y_hat_y", *self.of_one, *("a" if forget_bias else "")}
+
+    def again(self) -> _Noise:
+        """A hook that goes on from here, as often as it is asked for."""
+        other = copy.copy(self)
+        other.stores, other.peaks = dict(self.stores), list(self.peaks)
+        return other
 
     def __call__(self, name: str, label: str, index, *terms) -> np.ndarray:
         alone = len(terms) == 1 and not isinstance(terms[0], rewrite.Sum)
