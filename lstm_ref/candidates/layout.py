@@ -41,8 +41,10 @@ class Layout:
                   `W`, `b` (joint) or `W_x`, `W_h` (split), `b_x`, `b_h` (two biases); a name of one gate's array
                   holds "{gate}", which stands for its letter in `order`, or for what `gates` says. Of a variant also `p` (peepholes),
                   `gain`, `W_r`, `mask`, `lengths`, `zone_h`, `zone_c`, `drop_x`, `drop_h`, `drop_c_tilde`. With several layers
-                  "{layer}" stands for the layer, counted from 0, else `_l0` is appended; the reverse direction appends `_reverse`
+                  "{layer}" stands for the layer, counted from 0, else `_l0` is appended; the reverse direction appends `_reverse`, unless
+                  "{direction}" stands for what `directions` says, after which `_l1` and so on are appended to later layers alone
     gates         what "{gate}" stands for, by letter, as in {"f": "forget_gate", "i": "input_gate"}
+    directions    what "{direction}" stands for, as in {"forward": "fw", "reverse": "bw"}
     """
 
     order: str = "fico"
@@ -55,6 +57,7 @@ class Layout:
     batch_first: bool = False
     names: dict[str, str] = field(default_factory=dict)
     gates: dict[str, str] = field(default_factory=dict)
+    directions: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self):
         if sorted(self.order.replace("g", "c")) != sorted(GATES):
@@ -73,18 +76,25 @@ class Layout:
             raise LayoutError(f"layout names has {sorted(unknown)}; it may hold {sorted(known)}")
         if unknown := set(self.gates) - set(self.order):
             raise LayoutError(f"layout gates has {sorted(unknown)}; its keys are the letters of the order {self.order!r}")
+        if unknown := set(self.directions) - {"forward", "reverse"}:
+            raise LayoutError(f"layout directions has {sorted(unknown)}; its keys are 'forward' and 'reverse'")
 
     def name(self, key: str, suffix: str = "") -> str:
         """The candidate's name of an array, in the place that the suffix of a textbook key stands for."""
         name = self.template(key)
-        if not suffix and "{layer}" not in name:
+        if not suffix and "{layer}" not in name and "{direction}" not in name:
             return name
         layer, _, reverse = suffix.removeprefix(".l").partition(".")
-        at_layer = name.replace("{layer}", layer or "0") if "{layer}" in name else f"{name}_l{layer}"
-        return at_layer + (f"_{reverse}" if reverse else "")
+        layer, direction = layer or "0", reverse or "forward"
+        if "{direction}" in name:
+            name, reverse = name.replace("{direction}", self.directions.get(direction, direction)), ""
+            name += f"_l{layer}" if layer != "0" and "{layer}" not in name else ""
+        elif "{layer}" not in name:
+            name += f"_l{layer}"
+        return name.replace("{layer}", layer) + (f"_{reverse}" if reverse else "")
 
     def template(self, key: str) -> str:
-        """The name with its {gate} and {layer}, as declared."""
+        """The name with its {gate}, {layer} and {direction}, as declared."""
         return self.names.get(key, key + "_{gate}" if key in _GATE_KEYS and not self.packed else key)
 
     def gated(self, name: str, letter: str) -> str:
