@@ -162,6 +162,7 @@ def test_forget_bias_raises_no_alarm(dtype):
         ({"biases": 3}, "it must be 0, 1 or 2"),
         ({"interleaved": True}, "only packed gates can be interleaved"),
         ({"names": {"U": "u"}}, "names has ['U']"),
+        ({"directions": {"left": "fw"}}, "layout directions has ['left']; its keys are 'forward' and 'reverse'"),
         ({"colour": 1}, "its fields are order"),
         (
             {"joint": "split", "packed": True, "names": {"W_h": "x"}},
@@ -175,6 +176,14 @@ def test_a_layout_that_says_nothing_is_refused(declared, words):
     with pytest.raises(LayoutError) as error:
         resolve(declared)
     assert words in str(error.value)
+
+
+def test_a_name_places_its_layer_and_direction_itself_or_has_them_appended():
+    told = Layout(names={"W_x": "w_{direction}_{layer}", "W_h": "{direction}.h", "b": "b"}, directions={"reverse": "bw"}, packed=True)
+    places = ("", ".l0", ".l0.reverse", ".l1.reverse")
+    assert [told.name("W_x", p) for p in places] == ["w_forward_0", "w_forward_0", "w_bw_0", "w_bw_1"]
+    assert [told.name("W_h", p) for p in places] == ["forward.h", "forward.h", "bw.h", "bw.h_l1"]
+    assert [told.name("b", p) for p in places] == ["b", "b_l0", "b_l0_reverse", "b_l1_reverse"]
 
 
 def test_supports_is_understood():

@@ -815,6 +815,63 @@ def test_a_module_whose_layout_was_found_is_told_the_whole_line_and_diagnosed_un
     assert (unprovided.outcome, unprovided.reason) == ("not run", "blocked by contract.keys")
 
 
+DIRECTIONS_OF_THEIR_OWN = """
+import torch
+
+class Cell(torch.nn.Module):
+    def __init__(self, D, H):
+        super().__init__()
+        self.x, self.h = torch.nn.Linear(D, 4 * H), torch.nn.Linear(H, 4 * H, bias=False)
+
+    def forward(self, xs, h, c):
+        every = []
+        for x in xs:
+            i, f, g, o = (self.x(x) + self.h(h)).chunk(4, -1)
+            c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+            h = torch.sigmoid(o) * torch.tanh(c)
+            every.append(h)
+        return torch.stack(every), h, c
+
+class Both(torch.nn.Module):
+    variant = {"direction": "both"}
+    layout = dict(
+        order="ifgo", packed=True, joint="split", directions={"forward": "fw", "reverse": "bw"},
+        names={"W_x": "{direction}.x.weight", "W_h": "{direction}.h.weight", "b": "{direction}.x.bias"},
+    )
+
+    def __init__(self, D, H):
+        super().__init__()
+        self.fw, self.bw = Cell(D, H), Cell(D, H)
+
+    def forward(self, x, states):
+        (h, back_h), (c, back_c) = states
+        y, h, c = self.fw(x, h, c)
+        back, back_h, back_c = self.bw(x.flip(0), self.into_the_reverse(back_h), back_c)
+        return torch.cat([y, back.flip(0)], -1), (torch.stack([h, back_h]), torch.stack([c, back_c]))
+
+    def into_the_reverse(self, h):
+        return h
+
+class Cut(Both):
+    def into_the_reverse(self, h):
+        return h.detach()
+
+class Unnamed(Both):
+    layout = {**Both.layout, "directions": {}}
+"""
+
+
+def test_directions_that_are_modules_of_their_own_are_named(tmp_path):
+    (tmp_path / "own.py").write_text(DIRECTIONS_OF_THEIR_OWN)
+    only = "contract.*,forward.*,grad.*.autodiff"
+    assert judged(f"torch:{tmp_path}/own.py:Both", only=only).outcome == "pass"
+    wrong = judged(f"torch:{tmp_path}/own.py:Cut", only=only)
+    assert (wrong.forward, wrong.gradients) == ("pass", "fail")
+    assert {r.id for r in wrong.failures() if r.chapter == "grad"} == {"grad.h0.autodiff"}
+    with pytest.raises(TargetError, match=r"forward\.x\.weight"):
+        load(f"torch:{tmp_path}/own.py:Unnamed")
+
+
 def test_no_difference_accuses_where_the_loss_bends_within_its_step():
     """Eight chaotic steps in float32: all points of every rule lie beyond the place where the slope is measured, and agree."""
     pytest.importorskip("torch")
