@@ -243,6 +243,56 @@ def test_a_cell_of_keras_whose_layout_says_nothing_of_the_time_axis_passes(tmp_p
     assert (verdict.forward, verdict.gradients) == ("pass", "pass")
 
 
+KERAS_OF_LAYERS = """
+import keras
+from keras import ops
+
+class Cell(keras.layers.Layer):
+    layout = dict(
+        order="ifgo", packed=True, joint="split", transposed=True, names={"W_x": "x.kernel", "W_h": "h.kernel", "b": "x.bias"}
+    )
+
+    def __init__(self, units, **how):
+        super().__init__(**how)
+        self.units, self.state_size, self.output_size = units, [units, units], units
+        self.to_x, self.to_h = keras.layers.Dense(4 * units, name="x"), keras.layers.Dense(4 * units, use_bias=False, name="h")
+
+    def build(self, shape):
+        self.to_x.build(shape), self.to_h.build((None, self.units))
+        self.built = True
+
+    def call(self, x, states):
+        h, c = states
+        i, f, g, o = ops.split(self.to_x(x) + self.to_h(self.seen(h)), 4, axis=-1)
+        c = ops.sigmoid(f) * c + ops.sigmoid(i) * ops.tanh(g)
+        h = ops.sigmoid(o) * ops.tanh(c)
+        return h, [h, c]
+
+    def seen(self, h):
+        return h
+
+class Cut(Cell):
+    def seen(self, h):
+        return ops.stop_gradient(h)
+
+class Unnamed(Cell):
+    layout = None
+"""
+
+
+@pytest.mark.parametrize("backend", ["jax", "torch"])
+def test_a_cell_of_keras_that_is_made_of_layers_is_known_by_their_names(on_torch, monkeypatch, tmp_path, backend):
+    monkeypatch.setenv("KERAS_BACKEND", backend)
+    (tmp_path / "layers.py").write_text(KERAS_OF_LAYERS)
+    only = "contract.*,forward.*,grad.*.autodiff"
+    verdict = on_torch(f"keras:{tmp_path}/layers.py:Cell", dtypes=("float32",), only=only)
+    assert (verdict.forward, verdict.gradients) == ("pass", "pass")
+    wrong = on_torch(f"keras:{tmp_path}/layers.py:Cut", dtypes=("float32",), only=only)
+    assert "the part of dh_t that comes back from t+1 is missing (B:hidden)" in words.explanation(wrong)
+    unnamed = on_torch(f"keras:{tmp_path}/layers.py:Unnamed", dtypes=("float32",), only="contract.*")
+    assert "KeyError: 'x.kernel'" in unnamed.failures()[0].reason
+
+
 def test_a_class_that_cannot_be_built_is_one_sentence(tmp_path):
     (tmp_path / "cells.py").write_text("class Cell:\n    def __init__(self, *sizes, **how):\n        raise KeyError('kernel')\n")
     with pytest.raises(TargetError, match=r"cells\.py:Cell: building Cell\(3, 5\) raised KeyError: 'kernel'$"):

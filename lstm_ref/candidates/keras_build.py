@@ -44,10 +44,16 @@ def called(layer, inputs: dict) -> dict:
     import keras
 
     x, h0, c0 = (inputs[k] for k in ("x", "h0", "c0"))
-    own = [inputs[v.name] for v in layer.trainable_variables], [v.value for v in layer.non_trainable_variables]
+    own = [inputs[k] for k in names(layer.trainable_variables)], [v.value for v in layer.non_trainable_variables]
     if not is_cell(type(layer)):
         mask = {"mask": inputs["mask"] != 0} if "mask" in inputs else {}
         h, h_T, c_T = layer.stateless_call(*own, x, initial_state=[h0, c0], **mask)[0]
         return {"h": keras.ops.flip(h, 1) if layer.go_backwards else h, "h_T": h_T, "c_T": c_T}
     out = backend().over_time(lambda x, *state: layer.stateless_call(*own, x, state)[0], x.swapaxes(0, 1), h0, c0, "(y, (h, c))")
     return {**out, "h": out["h"].swapaxes(0, 1)}
+
+
+def names(variables) -> list[str]:
+    """The names of variables, behind that of the layer that each is of where two have the same: x.kernel and h.kernel."""
+    alone = [v.name for v in variables]
+    return alone if len({*alone}) == len(alone) else [".".join(v.path.split("/")[-2:]) for v in variables]
