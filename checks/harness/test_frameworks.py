@@ -1161,7 +1161,73 @@ def test_a_torch_module_that_takes_its_states_in_no_form_is_told_what_each_raise
     assert told.check == "contract.call"
     assert "hx[0] to be 1D or 2D, got 3D instead with states (1, B, H), and IndexError: tuple index out of range " in told.sentence
     assert "out of range with states (B, H) at T=4, B=2, D=3, H=5 (" in told.sentence
-    assert "module(x, (h0, c0)); the states of one layer as (1, B, H), or as (B, H) where it takes those" in doctor.text(found, face.name)
+    assert (
+        "module(x, (h0, c0)); the states of one layer as (1, B, H), or as (B, H) where it takes those, or a step at a time"
+        in doctor.text(found, face.name)
+    )
+
+
+MODULES_OF_ONE_STEP = """
+import torch
+
+class Pair(torch.nn.Module):
+    layout = dict(order="ifgo", packed=True, joint="split", names={"W_x": "x.weight", "W_h": "h.weight", "b": "x.bias"})
+
+    def __init__(self, D, H):
+        super().__init__()
+        self.x, self.h = torch.nn.Linear(D, 4 * H), torch.nn.Linear(H, 4 * H, bias=False)
+
+    def step(self, x, h, c):
+        i, f, g, o = (self.x(x) + self.h(h)).chunk(4, -1)
+        c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+        return torch.sigmoid(o) * torch.tanh(c), c
+
+    def forward(self, x, state):
+        return self.step(x, *state)
+
+class Three(Pair):
+    def forward(self, x, h, c):
+        return self.step(x, h, c)
+
+class Output(Pair):
+    def forward(self, x, state):
+        h, c = self.step(x, *state)
+        return h, (h, c)
+
+class Wrapped(torch.nn.Module):
+    def __init__(self, D, H):
+        super().__init__()
+        self.cell = torch.nn.LSTMCell(D, H)
+
+    def forward(self, x, state):
+        return self.cell(x, state)
+
+class Cut(Pair):
+    def forward(self, x, state):
+        h, c = self.step(x, *state)
+        return h, c.detach()
+
+class Sum(Pair):
+    def forward(self, x, state):
+        return sum(self.step(x, *state))
+"""
+
+
+@pytest.mark.parametrize("name", ["Pair", "Three", "Output", "Wrapped"])
+def test_a_torch_module_of_one_step_is_called_over_time(tmp_path, name):
+    """Some of them take whole sequences too, and broadcast: what comes back has the axis of time where no state has one."""
+    (tmp_path / "steps.py").write_text(MODULES_OF_ONE_STEP)
+    verdict = judged(f"torch:{tmp_path}/steps.py:{name}", only="contract.*,forward.*,grad.W_f.*,grad.h0.*,state.*")
+    assert verdict.outcome == "pass", [(r.id, r.reason) for r in verdict.failures()]
+
+
+def test_a_wrong_torch_module_of_one_step_is_diagnosed_and_one_that_returns_no_state_is_told_so(tmp_path):
+    (tmp_path / "steps.py").write_text(MODULES_OF_ONE_STEP)
+    wrong = judged(f"torch:{tmp_path}/steps.py:Cut", only="contract.*,forward.*,grad.*.autodiff")
+    assert (wrong.forward, wrong.gradients) == ("pass", "fail")
+    assert "(B:c" in words.explanation(wrong)  # the carry, or what comes back into the cell
+    none = judged(f"torch:{tmp_path}/steps.py:Sum", only="contract.*")
+    assert DUE_OF_A_MODULE in none.failures()[0].reason
 
 
 DUE_OF_A_MODULE = "(y, (h_n, c_n)) is due, as torch.nn.LSTM returns it"

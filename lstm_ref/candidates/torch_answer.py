@@ -18,7 +18,11 @@ def read(returned, limits: dict, one: bool) -> dict:
     try:
         h, last = {} if isinstance(returned, dict) else returned
         h_T, c_T = (s[0] if one and s.ndim == 3 and len(s) == 1 else s for s in last)
-        read = all(isinstance(q, torch.Tensor) for q in (h_T, c_T)) and isinstance(h, (torch.Tensor, torch.nn.utils.rnn.PackedSequence))
+        read = (
+            not isinstance(last, torch.Tensor)
+            and all(isinstance(q, torch.Tensor) for q in (h_T, c_T))
+            and isinstance(h, (torch.Tensor, torch.nn.utils.rnn.PackedSequence))
+        )
     except Exception:  # anything may fail in foreign code
         read = False
     if not read:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..reference.variant import DATA
 from .torch_answer import read, refused
-from .torch_cell import over_time
+from .torch_cell import STEP, over_time, stepped
 
 FORMS = {"(1, B, H)": lambda s: s[None], "(B, H)": lambda s: s}  # of the states of one layer: torch's own first
 STATELESS = "none"  # the form of states that are not given
@@ -22,8 +22,11 @@ def called(module, inputs: dict, packed: bool, taken: dict) -> dict:
 
 def _layer(module, taken: dict, x, h0, c0, **masks) -> dict:
     """`module(x, (h0, c0))` with states (layers · directions, B, ·); the contract has them as (B, ·) where there is one, and so
-    may the module take or return them. One that declares that it takes none is called without, if it may be."""
+    may the module take or return them. One that declares that it takes none is called without, if it may be, and one that can be
+    called in none of these ways with one step after the other."""
     forms = {"": lambda s: s} if h0.ndim > 2 else FORMS
+    if STEP in taken:
+        return stepped(module, taken, x, h0, c0)
     limits = getattr(module, "supports", None) or {}
     stateless = {STATELESS: None} if limits.get("initial_state") is False else {}
     answers: list[dict] = []
@@ -36,11 +39,12 @@ def _layer(module, taken: dict, x, h0, c0, **masks) -> dict:
             raised[form] = error
             continue
         answers.append(answer)
-        if getattr(answer.get("h"), "ndim", 3) == 3:  # a packed sequence has none
+        if getattr(answer.get("h"), "ndim", 3) == 3 and answer.get("c_T", c0).shape == c0.shape:
             taken[form] = True
             return answer
-    if answers:
-        return answers[0]
+    alone = h0.ndim == 2 and hasattr(x, "ndim") and not masks  # as one step may be called; a packed sequence has no ndim
+    if found := [answer for answer in [alone and stepped(module, taken, x, h0, c0), *answers] if answer]:
+        return found[0]
     raise refused(raised)
 
 

@@ -1,7 +1,7 @@
 """torch: torch.nn.LSTM and LSTMCell, or a user's own nn.Module that is called like the layer.
 
 The module is built as `Class(D, H)`, called as `module(x, (h0, c0))` with states (layers · directions, B, H), and returns
-`(y, (h_n, c_n))`; of one layer it may take or return states (B, H). A subclass of LSTMCell is called step by step. Its parameters are
+`(y, (h_n, c_n))`; of one layer it may take or return states (B, H). A module of one step is called step by step. Its parameters are
 matched to the layout by name, else by shape. A torch.nn.LSTM says itself how many layers and directions it has, and, where it declares
 no layout, whether the batch comes first; another module may declare a `variant`, and the masks of that come as keywords, but lengths
 as a packed sequence where `packed` is asked for.
@@ -20,7 +20,7 @@ from .torch_call import called
 from .torch_variant import has_batch_first, variant_of
 
 CLASSES = ("LSTM", "LSTMCell")
-CALLED = "module(x, (h0, c0)); the states of one layer as (1, B, H), or as (B, H) where it takes those"
+CALLED = "module(x, (h0, c0)); the states of one layer as (1, B, H), or as (B, H) where it takes those, or a step at a time"
 OPTIONS = ("batch_first", "bias", "num_layers", "bidirectional", "proj_size", "packed")
 
 
