@@ -464,8 +464,8 @@ def test_the_note_says_whose_time_it_was(monkeypatch, slow, whose):
             time.sleep(0.1 if slow == "candidate" else 0)
             return super().pullback(p)
 
-    noisy_run = tol.noisy_run
-    monkeypatch.setattr(tol, "noisy_run", lambda *args: time.sleep(0.3 if slow == "oracle" else 0) or noisy_run(*args))
+    noisy = tol.noisy
+    monkeypatch.setattr(tol, "noisy", lambda *args: time.sleep(0.3 if slow == "oracle" else 0) or noisy(*args))
     face = plug(Sleepy)[0]
     bench = Bench(face, tol.PRECISIONS["float64"], face.make())
     sheet = Sheet({c.id: c for c in manifest([face])}, {"law.homogeneity"}, due([face]))

@@ -169,6 +169,8 @@ def _told_apart(layout: Layout) -> Layout:
 
 def encode(layout: Layout, inputs: dict, dtype: np.dtype) -> dict[str, np.ndarray]:
     """Textbook inputs as the candidate's arrays, rounded to `dtype` (complex values stay complex, whole numbers whole)."""
+    if layout == PRESETS["textbook"] and _suffixes(inputs) == ("",):
+        return {k: np.array(v, None if v.dtype.kind in "ci" else dtype, order="C") for k, v in inputs.items()}
     P = inputs["h0"].shape[-1]
     user = {layout.name("x"): _time(layout, "x", inputs["x"])}
     user |= {layout.name(k): inputs[k] for k in ("h0", "c0")}
@@ -187,7 +189,7 @@ def encode(layout: Layout, inputs: dict, dtype: np.dtype) -> dict[str, np.ndarra
     for k in ("W_v", "b_v"):
         if k in inputs:
             user[layout.name(k)] = inputs[k]
-    user = {k: np.array(v if np.iscomplexobj(v) else v.astype(dtype), order="C") for k, v in user.items()}
+    user = {k: np.array(v, None if v.dtype.kind == "c" else dtype, order="C") for k, v in user.items()}
     for k in ("y", "w", *DATA):
         if k in inputs:
             whole = inputs[k].dtype.kind == "i"
@@ -210,7 +212,7 @@ def effective(layout: Layout, inputs: dict, dtype: np.dtype) -> dict[str, np.nda
 
 def encode_by_time(layout: Layout, arrays: dict, dtype: np.dtype) -> dict[str, np.ndarray]:
     """Cotangents or taps, keyed as outputs, as the candidate's arrays."""
-    return {layout.name(k): np.array(_time(layout, k, v).astype(dtype), order="C") for k, v in arrays.items()}
+    return {layout.name(k): np.array(_time(layout, k, v), dtype, order="C") for k, v in arrays.items()}
 
 
 def decode(layout: Layout, user: dict, key_shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
