@@ -16,6 +16,7 @@ import copy
 import functools
 import math
 from collections.abc import Callable, Iterable, Iterator
+from itertools import accumulate
 from types import SimpleNamespace
 from typing import NamedTuple
 
@@ -50,6 +51,7 @@ SAME_ERROR = 0.2  # ... and change by more than this share of themselves; a smal
 INDEPENDENT, SAME_STEPS, SAME_UNITS = 8, 4, 4  # noise draws: free, repeated at every t and b, at every unit too
 DRAWS = INDEPENDENT + SAME_STEPS + SAME_UNITS
 MIRRORED = (1, 1 + INDEPENDENT)  # these lanes are repeated with −ξ
+PLUS = slice(1, 2 + INDEPENDENT, INDEPENDENT)  # the same, as a slice
 LANES = 1 + DRAWS + len(MIRRORED)  # lane 0 is clean
 NOISE_SEED = 20_111
 SUMS = ("dW", "db")  # what is summed over time and batch, and stored once
@@ -61,6 +63,7 @@ ABSOLUTE = ((), ("f", "i", "o"), ("f", "i", "o", "c_tilde", "tanh_c"))  # ... an
 STEP, WIDE_STEP = (LANES, 8, 40), (LANES, 8, 160)  # steps that are no larger, of one gate and of four, take a part of the noise of these
 LONGEST = 2**32  # more than any quantity is stored in one run
 COLUMNS = 2**12  # entries whose lanes are looked at together
+SMALL_BLOCK = 2**9  # entries of a block that is laid beside others
 TINY_NOISE, SMALL_NOISE = 2**10, 2**13  # numbers in a draw of noise: what is no larger is kept for the next case of the same sizes
 
 
@@ -371,29 +374,40 @@ def conditions(run: Lanes, p: Precision, by_step: frozenset[str], share: float =
 
 
 def _columns(blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-    """The lanes of all blocks, side by side, as many entries at a time as stay in a cache: small blocks together, large ones in parts."""
+    """The lanes of all blocks in order, as many entries at a time as stay in a cache: small blocks side by side, large ones in parts."""
     held: list[np.ndarray] = []
     room = COLUMNS
     for block in blocks:
-        lanes = block.reshape(LANES, -1)
-        for first in range(0, lanes.shape[1], COLUMNS):
-            part = lanes[:, first : first + COLUMNS]
-            if part.shape[1] > room:
-                yield np.concatenate(held, axis=1)
-                held, room = [], COLUMNS
-            held.append(part)
-            room -= part.shape[1]
-    yield np.concatenate(held, axis=1)
+        size = block[0].size
+        if held and (size > room or size > SMALL_BLOCK):
+            yield _side_by_side(held)
+            held, room = [], COLUMNS
+        if size > SMALL_BLOCK:  # to bring it in order costs more than to look at it in parts
+            rows = max(1, COLUMNS * block.shape[1] // size)
+            yield from (block[:, first : first + rows] for first in range(0, block.shape[1], rows))
+        else:
+            held.append(block)
+            room -= size
+    if held:
+        yield _side_by_side(held)
+
+
+def _side_by_side(blocks: list[np.ndarray]) -> np.ndarray:
+    ends = list(accumulate(block[0].size for block in blocks))
+    joined = np.empty((LANES, ends[-1]))
+    for block, start, end in zip(blocks, [0, *ends], ends, strict=False):
+        joined[:, start:end].reshape(block.shape)[...] = block
+    return joined
 
 
 def _by_entry(lanes: np.ndarray, p: Precision) -> np.ndarray:
     """Of every entry: the clean value, C without the share of its block, |g₊ − g₋|, |g₊ + g₋ − 2g|, the largest magnitude."""
-    clean, draws, mirrored, plus = lanes[0], lanes[1 : 1 + DRAWS], lanes[1 + DRAWS :], lanes[list(MIRRORED)]
+    clean, draws, mirrored, plus = lanes[0], lanes[1 : 1 + DRAWS], lanes[1 + DRAWS :], lanes[PLUS]
     magnitude, highest, lowest = np.abs(clean), draws.max(0), draws.min(0)
     C = np.maximum(np.maximum(np.maximum(highest - clean, clean - lowest) / p.eta, magnitude), p.m)
     span, bend = np.abs(plus - mirrored).max(0), np.abs(plus + mirrored - 2 * clean).max(0)
     peak = np.maximum(np.maximum(np.maximum(highest, -lowest), magnitude), np.abs(mirrored).max(0))
-    return np.array([clean, C, span, bend, peak])
+    return np.array([clean, C, span, bend, peak]).reshape(5, -1)
 
 
 def flushed(c: Condition, lower: Precision) -> Condition:
