@@ -57,9 +57,11 @@ def held(n: int) -> None:
 @contextlib.contextmanager
 def dask(workers: int):
     """The executor of a LocalCluster, each of its workers on a core of its own."""
-    from distributed import Client, LocalCluster
+    from distributed import Client
 
-    with LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None) as cluster, Client(cluster) as client:
+    from lstm_ref.campaign.dask import cluster
+
+    with cluster(workers) as started, Client(started) as client:
         for n, address in enumerate(client.nthreads()):
             client.run(held, n, workers=[address])
         yield client.get_executor(pure=False)

@@ -165,7 +165,9 @@ def test_sizes_in_words():
 
 
 def test_the_judgement_is_the_same_to_the_last_bit_wherever_it_is_made(planted, db, tmp_path):
-    from distributed import Client, LocalCluster
+    from distributed import Client
+
+    from lstm_ref.campaign.dask import cluster
 
     cases = 20
     drive.run([f"{planted}:Sign", f"{planted}:Right"], cases, db, executor=Here(), sizes="small")
@@ -181,7 +183,10 @@ def test_the_judgement_is_the_same_to_the_last_bit_wherever_it_is_made(planted, 
     assert [tuple(r) for r in reversed(backwards.rows)] == one
     drive.resume(tmp_path / "two.db", workers=2)
     assert rows(tmp_path / "two.db") == one
-    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster, Client(cluster) as client:
+    with cluster(2) as started, Client(started) as client:
+        trimmed = client.run(os.environ.get, "MALLOC_TRIM_THRESHOLD_")
+        assert set(trimmed.values()) == {None}  # Dask's own, 65536, takes an eighth of a case
+        assert "MALLOC_TRIM_THRESHOLD_" not in os.environ
         drive.resume(tmp_path / "dask.db", executor=client.get_executor(pure=False), workers=2)
     assert rows(tmp_path / "dask.db") == one
 
