@@ -153,6 +153,15 @@ def test_difference_bounds_cover_the_truth(method):
     assert worst <= 1, worst
 
 
+def test_a_difference_of_nothing_has_no_bound():
+    """Six-point says 0 where 0 is thought due, and the shorter rules do not agree: of what size their disagreement is nobody knows."""
+    h = differences.STEPS[0]
+    odd = {1: 0.0, 2: 0.5, 3: 4.5}  # 45 · 0 − 9 · 0.5 + 4.5 = 0
+    d = differences.six_point(lambda step: np.sign(step) * odd[round(abs(step) / h)], 0.0, tol.DIFFERENCE_BOUND, 0.0, 0.0, tries=1)
+    assert np.isinf(d.bound)
+    assert d.passes == 6
+
+
 @pytest.mark.parametrize(("rounding", "passes"), [(1e-2, (6, 4, 7)), (1e-6, (6, 6, 7)), (0.0, (12, 8, 13))])
 def test_no_step_is_taken_at_which_rounding_alone_is_above_the_bound_found(rounding, passes):
     seen: list[float] = []
