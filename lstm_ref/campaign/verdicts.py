@@ -221,7 +221,8 @@ def _verdict(store: Store, plan: Plan, target: str, sheets: dict, bugs: tuple[Gr
     variants = dict.fromkeys(s.candidate.variant.words for s in own if not s.candidate.variant.textbook)
     notes = [*(f"judged as a variant of the textbook LSTM: {words}" for words in variants), *dict.fromkeys(notes)]
     blocked = any(r.id.endswith(".autodiff") and r.reason.startswith("blocked by forward.") for r in results)
-    kind = "self-consistency" if blocked else "variant" if variants else "textbook"
+    another = blocked or not all(s.textbook for s in own)
+    kind = "self-consistency" if another else "variant" if variants else "textbook"
     judged = sum(sheets[target, dtype].judged for dtype in dict.fromkeys(s.dtype for s in own))
     explanation = next((b.explanation for b in mine if b.explanation is not None), None)
     versions = json.loads(store.value("versions"))

@@ -22,7 +22,7 @@ from ..judgement import tolerances as tol
 from ..judgement.judge import Bench, computed_in, fitted, held_in
 from ..judgement.verdict import FAIL, Verdict
 from ..reference.symbols import WEIGHTS
-from . import added, apart, gains, mutants, regions
+from . import added, apart, gains, mutants, regions, rounded
 from .gains import Fit
 from .heat import Heat, heat
 from .localise import Location, localise
@@ -82,7 +82,7 @@ def explained(verdict: Verdict, faces: list[Candidate]) -> Verdict:
     if not any(r.chapter == "grad" and r.outcome == FAIL for r in verdict.results):
         return verdict
     for dtype, face in ((dtype, face) for dtype in verdict.dtypes for face in faces if verdict.kind == "self-consistency"):
-        if told := of_the_textbook(face, tol.PRECISIONS[dtype], _wrong_outputs(verdict, dtype)):
+        if told := of_another_function(face, tol.PRECISIONS[dtype], _wrong_outputs(verdict, dtype)):
             return replace(verdict, explanation=told)
     if verdict.kind != "textbook":
         return verdict
@@ -152,6 +152,17 @@ def of_the_textbook(face: Candidate, precision: tol.Precision, outputs: tuple[st
         return None
     told = f"every gradient is that of the textbook's function, to rounding; what is wrong is {' and '.join(outputs)}, not they"
     return Explanation((), (), 0.0, (), remarks=(told,))
+
+
+def of_another_function(face: Candidate, precision: tol.Precision, outputs: tuple[str, ...]) -> Explanation | None:
+    """Why gradients are not those of a forward pass that is another function: they are the textbook's, or it rounds what it is given."""
+    if face.kind in ("student", "forward"):
+        return None
+    if (told := of_the_textbook(face, precision, outputs)) is not None:
+        return told
+    finest = next((d for d in FINE if d in (face.supports.dtypes or FINE)), precision.name)
+    remark = rounded.remark(face, tol.PRECISIONS[finest])
+    return Explanation((), (), 0.0, (), remarks=(remark,)) if remark else None
 
 
 def diagnose(face: Candidate, precision: tol.Precision, seen: Seen = NOTHING) -> Explanation | None:

@@ -192,7 +192,8 @@ def _judge_all(target, faces, profile, dtype, seed, sheet, began, progress, decl
     sheet.streamed = True
     results = _accusing_ourselves(sheet.results(dtype), sheet, benches)
     results = _with_counterexamples(target, results, sheet, benches, dtype, profile)
-    self_consistent = any(r.id.endswith(".autodiff") and r.reason.startswith("blocked by forward.") for r in results)
+    blocked = any(r.id.endswith(".autodiff") and r.reason.startswith("blocked by forward.") for r in results)
+    self_consistent = blocked or not all(b.textbook for b in benches)
     if sheet.unasked:
         slow = f"{_slow(sheet, benches)} is slow, and {profile.name} spends {profile.extras:g} s on differences, laws and state"
         stopped = (*stopped, f"{sheet.unasked} cases were judged by autodiff alone: {slow}")
