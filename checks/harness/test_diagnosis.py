@@ -17,6 +17,7 @@ from lstm_ref.diagnosis.probe import SIZES, probes
 from lstm_ref.judgement import reading, run, selftest
 from lstm_ref.judgement import tolerances as tol
 from lstm_ref.judgement.doctor import examine
+from lstm_ref.reference.symbols import WEIGHTS
 from lstm_ref.report import power as report
 from lstm_ref.report import words
 
@@ -757,29 +758,38 @@ def test_right_gradients_beside_wrong_outputs_are_said_to_be_right(wrong, name):
     assert words.explanation(verdict) == told
 
 
+def in_eight_bits(p):
+    """The weights of the gates on a grid of their own."""
+    steps = {k: np.abs(v).max() / 127 or 1.0 for k, v in p.items() if k in WEIGHTS}  # input values
+    return {k: (np.round(v / steps[k]) * steps[k]).astype(v.dtype) if k in steps else v for k, v in p.items()}
+
+
 class StraightThrough(CellByCell):
-    """Weights are held in eight bits, and their gradients passed straight through that: no derivatives of what is computed. Those of
-    all else are."""
+    """Gradients of the weights are passed straight through their rounding: no derivatives of what is computed. Those of all else are."""
 
     def pullback(self, p):
-        return super().pullback(self.held(p))
-
-    def held(self, p):
-        steps = {k: np.abs(v).max() / 127 or 1.0 for k, v in p.items() if k[:2] == "W_"}  # input values
-        return {k: (np.round(v / steps[k]) * steps[k]).astype(v.dtype) if k in steps else v for k, v in p.items()}
+        return super().pullback(in_eight_bits(p))
 
 
-class Forgetful(StraightThrough):
+class StraightThroughLoss(MeanLoss):
+    """The same."""
+
+    def loss_and_gradients(self, p):
+        return super().loss_and_gradients(in_eight_bits(p))
+
+
+class Forgetful(CellByCell):
     """W_f is not used at all, and has a gradient."""
 
-    def held(self, p):
-        return {**p, "W_f": 0 * p["W_f"]}
+    def pullback(self, p):
+        return super().pullback({**p, "W_f": 0 * p["W_f"]})
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
-def test_weights_that_are_rounded_on_the_way_are_said_to_be(dtype):
+@pytest.mark.parametrize("candidate", [StraightThrough, StraightThroughLoss])
+def test_weights_that_are_rounded_on_the_way_are_said_to_be(candidate, dtype):
     """Where such a forward pass is the textbook's to rounding, at large weights say, its gradients are another function's all the same."""
-    verdict = verify(StraightThrough, dtype=dtype)
+    verdict = verify(candidate, dtype=dtype)
     wrong = {r.id for r in verdict.failures() if r.chapter == "grad"}
     assert wrong
     assert wrong <= {f"grad.W_{k}.differences" for k in "fico"}

@@ -247,7 +247,7 @@ def read_forward(sheet: Sheet, bench: Bench) -> None:
         return
     reading = find_reading(declared, bench.precision)
     if reading is None:
-        bench.textbook &= model or check not in found.evidence
+        bench.textbook &= check not in found.evidence
         return
     what = "the loss" if model else declared.hidden
     write = reading.declaration(declared)
