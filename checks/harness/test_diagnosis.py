@@ -573,7 +573,7 @@ def test_weight_decay_is_named(base, shares, label, told):
     assert text.startswith(told)
 
 
-@pytest.mark.parametrize("shares", [{"W_": 1e-3, "b_": 2e-3}, {"x": 1e-3}, {"h0": 1e-3}])
+@pytest.mark.parametrize("shares", [{"W_": 1e-3, "b_": 2e-3}, {"x": 1e-3}, {"h0": 1e-3}, {"W_": np.nan}, {"b_": np.inf}])
 def test_what_is_no_weight_decay_is_not_called_it(shares):
     assert explain(decayed(CellByCell, "pullback", shares), FLOAT64) is None
 

@@ -69,7 +69,7 @@ def six_point(
         odd = {k: J(k * h) - J(-k * h) for k in (1, 2, 3)}
         passes += 6
         six, four, two = (sum(w * odd[k] for k, w in rule) / h for rule in (SIX_POINT, FOUR_POINT, TWO_POINT))
-        expected = (four - two) ** 2 / max(abs(six), scale) if four != two else 0.0
+        expected = (four - two) * (four - two) / max(abs(six), scale) if four != two else 0.0  # ** raises where it overflows
         bound = safety * max(abs(six - four), expected) + rounded(rounding, h)
         if bound < best.bound:
             best = Difference(float(six), float(bound), "six-point", passes, h)
