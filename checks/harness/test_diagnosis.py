@@ -187,6 +187,22 @@ def test_two_mistakes_in_words(wrong, told):
     )
 
 
+def test_two_mistakes_that_are_found_in_two_ways_are_told_once():
+    class Exchanged(CellByCell):
+        def pullback(self, p):
+            outputs, pull = super().pullback(p)
+
+            def wrong(s):
+                g = pull(s)
+                averaged = {k: v / p["x"][..., 0].size for k, v in g.items() if k[0] == "b"}
+                return {**g, **averaged, "h0": g["c0"], "c0": g["h0"]}
+
+            return outputs, wrong
+
+    (told,) = explain(plug(Exchanged)[0], FLOAT64).names
+    assert told == ("B:initial and B:biases", "dh0 and dc0 exchanged, and every db_k is averaged over batch and time")
+
+
 @pytest.mark.parametrize("off", [1e-6, -1e-9, 1e-11])
 def test_a_gain_that_is_nearly_one_is_named(off):
     def scaled(trace, s, head=None):

@@ -216,7 +216,7 @@ def explain(face: Candidate, precision: tol.Precision, region: Region | None = N
         return Explanation(tuple(fits), (), fits[0].distance, failing)
     once = probes(face, precision, [region.sizes(size)._replace(T=1) for size in SIZES[:2]], region.change)
     if two := apart.pairs(asked, sound, once):
-        return Explanation((), tuple((label, text) for label, text, _ in two), two[0][2], failing)
+        return Explanation((), tuple(dict.fromkeys((label, text) for label, text, _ in two)), two[0][2], failing)
     return None
 
 
