@@ -703,7 +703,7 @@ def test_what_no_term_explains_is_localised():
     assert "wrong only where T > 2" in text
     assert "no single term explains what is wrong there" in text
     assert "first wrong quantity in backward order: da_f at t = 3 (b = 1, unit = 0)" in text
-    assert "wrong from T = 3 on: b_f" in text
+    assert "first wrong at T = 3: b_f" in text
 
 
 def test_localisation_tells_which_cotangent_brings_the_fault_out():
@@ -744,6 +744,16 @@ def test_localisation_speaks_of_steps_that_are_supported():
     assert found.smallest_T == 4
     assert found.flows == ("h_1", "h_2", "h_3", "h_4", "h_T")
     assert found.tried == (*found.flows, "c_T")
+
+
+def test_localisation_says_nothing_of_cotangents_where_all_of_them_together_are_right():
+    class AtThree(CellByCell):
+        def pullback(self, p):
+            outputs, pull = super().pullback(p)
+            return outputs, lambda s: {**(g := pull(s)), "x": g["x"] + (len(g["x"]) == 3) * np.abs(s["h"]).sum()}
+
+    found = localise(plug(AtThree)[0], FLOAT64)
+    assert (found.smallest_T, found.failing, found.flows, found.tried) == (3, ("x",), (), ())
 
 
 class LossElsewhere(MeanLoss):

@@ -180,7 +180,7 @@ def _location(place) -> list[str]:
     if place.first is not None:
         quantity, t, b, unit = place.first
         lines.append(f"first wrong quantity in backward order: d{quantity} at t = {t} (b = {b}, unit = {unit})")
-    lines.append(f"wrong from T = {place.smallest_T} on: {', '.join(place.failing)}")
+    lines.append(f"first wrong at T = {place.smallest_T}: {', '.join(place.failing)}")
     if set(place.flows) != set(place.tried):
         right = [k for k in place.tried if k not in place.flows]
         lines.append(f"with one cotangent alone: wrong for {', '.join(place.flows) or 'none'}, right for {', '.join(right)}")
