@@ -1082,6 +1082,49 @@ def test_an_output_that_is_detached_is_judged_as_one_through_which_nothing_flows
     assert "returned no gradient of x, h0, c0, W_f" in none.failures()[0].reason
 
 
+IN_PLACE = """
+import torch
+
+class Squash(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, c):
+        ctx.save_for_backward(c.tanh())
+        return c.tanh(), c.clone()
+
+    @staticmethod
+    def backward(ctx, d_tanh, dc):
+        (t,) = ctx.saved_tensors
+        return dc.add_(d_tanh * (1 - t * t))
+
+class Copying(Squash):
+    @staticmethod
+    def backward(ctx, d_tanh, dc):
+        return Squash.backward(ctx, d_tanh, dc.clone())
+
+class InPlace(torch.nn.LSTMCell):
+    squash = Squash
+
+    def forward(self, x, state):
+        h, c = state
+        a = x @ self.weight_ih.T + self.bias_ih + h @ self.weight_hh.T + self.bias_hh
+        i, f, g, o = a.chunk(4, 1)
+        t, c = self.squash.apply(f.sigmoid() * c + i.sigmoid() * g.tanh())
+        return o.sigmoid() * t, c
+
+class OnACopy(InPlace):
+    squash = Copying
+"""
+
+
+def test_a_function_that_writes_into_the_gradient_that_it_is_given_changes_what_its_caller_holds(tmp_path):
+    (tmp_path / "own.py").write_text(IN_PLACE)
+    only = "contract.*,grad.*.autodiff,state.inputs_unmutated"
+    (failed,) = judged(f"torch:{tmp_path}/own.py:InPlace", only=only).failures()
+    assert failed.id == "state.inputs_unmutated"
+    assert "changed the cotangent c_T that it was given; work on a copy" in failed.reason
+    assert judged(f"torch:{tmp_path}/own.py:OnACopy", only=only).outcome == "pass"
+
+
 @pytest.mark.parametrize("name", ["BatchFirst", "Masked"])
 def test_a_torch_module_that_declares_no_layout_says_itself_what_it_can(tmp_path, name):
     """The batch first of a layer, and the weights of one with a mask; states may be (B, H)."""
