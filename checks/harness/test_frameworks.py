@@ -1407,6 +1407,31 @@ class Exchanged(torch.nn.LSTM):
     assert {r.id for r in verdict.failures()} == {"forward.h", "forward.c_T", "forward.h_T"}
 
 
+def test_a_cell_that_has_its_states_the_other_way_round_has_right_gradients(tmp_path):
+    source = """
+import torch
+
+class Exchanged(torch.nn.Module):
+    def __init__(self, D, H):
+        super().__init__()
+        self.cell = torch.nn.LSTMCell(D, H)
+
+    def forward(self, x, state):
+        h, c = self.cell(x, state[::-1])
+        return h, (c, h)
+
+class CutOff(Exchanged):
+    def forward(self, x, state):
+        return super().forward(x, (state[0], state[1].detach()))
+"""
+    (tmp_path / "own.py").write_text(source)
+    only = "contract.*,forward.*,grad.*.differences,law.time_split"
+    right, wrong = (judged(f"torch:{tmp_path}/own.py:{name}", sizes={}, only=only) for name in ("Exchanged", "CutOff"))
+    assert (right.forward, right.gradients, right.behaviour) == ("fail", "pass", "pass")
+    assert {r.id for r in right.failures()} == {"forward.h", "forward.c_T"}
+    assert "grad.W_f.differences" in {r.id for r in wrong.failures()}
+
+
 def test_last_states_that_are_detached_are_named_together(tmp_path):
     source = """
 import torch
