@@ -1337,6 +1337,11 @@ class Three(Full):
         y, (h, c) = self.run(x, state)
         return y, h, c
 
+class StepOfThree(Full):
+    def forward(self, x_t, h, c):
+        h, c = self.lstm(x_t, (h, c))
+        return h, h, c
+
 class Named(Full):
     def forward(self, x, state):
         y, (h, c) = self.run(x, state)
@@ -1363,8 +1368,10 @@ def test_a_torch_module_is_called_and_read_as_what_it_declares(tmp_path, name):
     [
         (
             "Undeclared",
-            "called as module(x, (h0, c0)), and as module(x) where it declares supports = {'initial_state': False} at T=",
+            "called as module(x, (h0, c0)), or for each step as module(x_t, (h, c)) or module(x_t, h, c), to return (h, c) or (y, (h, c)), "
+            "and as module(x) where it declares supports = {'initial_state': False} at T=",
         ),
+        ("StepOfThree", "or module(x_t, h, c), to return (h, c) or (y, (h, c)), and as module(x) where"),
         ("Sequence", f"returned a Tensor; {DUE_OF_A_MODULE}; one that returns y alone declares supports = {{'c_T': False}} at T="),
         ("Three", f"returned (a Tensor, a Tensor, a Tensor); {DUE_OF_A_MODULE}; a subclass of it may put that in order"),
         ("Named", f"returned a dict with y, state; {DUE_OF_A_MODULE}"),
