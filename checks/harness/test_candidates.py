@@ -163,6 +163,8 @@ def test_forget_bias_raises_no_alarm(dtype):
         ({"interleaved": True}, "only packed gates can be interleaved"),
         ({"names": {"U": "u"}}, "names has ['U']"),
         ({"directions": {"left": "fw"}}, "layout directions has ['left']; its keys are 'forward' and 'reverse'"),
+        ({"directions": {"forward": "fw", "reverse": "fw"}}, "layout directions calls both of them 'fw'; each needs a name of its own"),
+        ({"directions": {"forward": "reverse"}}, "calls both of them 'reverse'"),
         ({"colour": 1}, "its fields are order"),
         (
             {"joint": "split", "packed": True, "names": {"W_h": "x"}},

@@ -188,6 +188,22 @@ def test_two_mistakes_in_words(wrong, told):
     )
 
 
+def test_two_mistakes_that_are_found_in_two_ways_are_told_once():
+    class Exchanged(CellByCell):
+        def pullback(self, p):
+            outputs, pull = super().pullback(p)
+
+            def wrong(s):
+                g = pull(s)
+                averaged = {k: v / p["x"][..., 0].size for k, v in g.items() if k[0] == "b"}
+                return {**g, **averaged, "h0": g["c0"], "c0": g["h0"]}
+
+            return outputs, wrong
+
+    (told,) = explain(plug(Exchanged)[0], FLOAT64).names
+    assert told == ("B:initial and B:biases", "dh0 and dc0 exchanged, and every db_k is averaged over batch and time")
+
+
 @pytest.mark.parametrize("off", [1e-6, -1e-9, 1e-11])
 def test_a_gain_that_is_nearly_one_is_named(off):
     def scaled(trace, s, head=None):
@@ -574,7 +590,7 @@ def test_weight_decay_is_named(base, shares, label, told):
     assert text.startswith(told)
 
 
-@pytest.mark.parametrize("shares", [{"W_": 1e-3, "b_": 2e-3}, {"x": 1e-3}, {"h0": 1e-3}])
+@pytest.mark.parametrize("shares", [{"W_": 1e-3, "b_": 2e-3}, {"x": 1e-3}, {"h0": 1e-3}, {"W_": np.nan}, {"b_": np.inf}])
 def test_what_is_no_weight_decay_is_not_called_it(shares):
     assert explain(decayed(CellByCell, "pullback", shares), FLOAT64) is None
 
@@ -690,7 +706,7 @@ def test_what_no_term_explains_is_localised():
     assert "wrong only where T > 2" in text
     assert "no single term explains what is wrong there" in text
     assert "first wrong quantity in backward order: da_f at t = 3 (b = 1, unit = 0)" in text
-    assert "wrong from T = 3 on: b_f" in text
+    assert "first wrong at T = 3: b_f" in text
 
 
 def test_localisation_tells_which_cotangent_brings_the_fault_out():
@@ -731,6 +747,16 @@ def test_localisation_speaks_of_steps_that_are_supported():
     assert found.smallest_T == 4
     assert found.flows == ("h_1", "h_2", "h_3", "h_4", "h_T")
     assert found.tried == (*found.flows, "c_T")
+
+
+def test_localisation_says_nothing_of_cotangents_where_all_of_them_together_are_right():
+    class AtThree(CellByCell):
+        def pullback(self, p):
+            outputs, pull = super().pullback(p)
+            return outputs, lambda s: {**(g := pull(s)), "x": g["x"] + (len(g["x"]) == 3) * np.abs(s["h"]).sum()}
+
+    found = localise(plug(AtThree)[0], FLOAT64)
+    assert (found.smallest_T, found.failing, found.flows, found.tried) == (3, ("x",), (), ())
 
 
 class LossElsewhere(MeanLoss):

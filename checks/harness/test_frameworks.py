@@ -1082,6 +1082,49 @@ def test_an_output_that_is_detached_is_judged_as_one_through_which_nothing_flows
     assert "returned no gradient of x, h0, c0, W_f" in none.failures()[0].reason
 
 
+IN_PLACE = """
+import torch
+
+class Squash(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, c):
+        ctx.save_for_backward(c.tanh())
+        return c.tanh(), c.clone()
+
+    @staticmethod
+    def backward(ctx, d_tanh, dc):
+        (t,) = ctx.saved_tensors
+        return dc.add_(d_tanh * (1 - t * t))
+
+class Copying(Squash):
+    @staticmethod
+    def backward(ctx, d_tanh, dc):
+        return Squash.backward(ctx, d_tanh, dc.clone())
+
+class InPlace(torch.nn.LSTMCell):
+    squash = Squash
+
+    def forward(self, x, state):
+        h, c = state
+        a = x @ self.weight_ih.T + self.bias_ih + h @ self.weight_hh.T + self.bias_hh
+        i, f, g, o = a.chunk(4, 1)
+        t, c = self.squash.apply(f.sigmoid() * c + i.sigmoid() * g.tanh())
+        return o.sigmoid() * t, c
+
+class OnACopy(InPlace):
+    squash = Copying
+"""
+
+
+def test_a_function_that_writes_into_the_gradient_that_it_is_given_changes_what_its_caller_holds(tmp_path):
+    (tmp_path / "own.py").write_text(IN_PLACE)
+    only = "contract.*,grad.*.autodiff,state.inputs_unmutated"
+    (failed,) = judged(f"torch:{tmp_path}/own.py:InPlace", only=only).failures()
+    assert failed.id == "state.inputs_unmutated"
+    assert "changed the cotangent c_T that it was given; work on a copy" in failed.reason
+    assert judged(f"torch:{tmp_path}/own.py:OnACopy", only=only).outcome == "pass"
+
+
 @pytest.mark.parametrize("name", ["BatchFirst", "Masked"])
 def test_a_torch_module_that_declares_no_layout_says_itself_what_it_can(tmp_path, name):
     """The batch first of a layer, and the weights of one with a mask; states may be (B, H)."""
@@ -1294,6 +1337,11 @@ class Three(Full):
         y, (h, c) = self.run(x, state)
         return y, h, c
 
+class StepOfThree(Full):
+    def forward(self, x_t, h, c):
+        h, c = self.lstm(x_t, (h, c))
+        return h, h, c
+
 class Named(Full):
     def forward(self, x, state):
         y, (h, c) = self.run(x, state)
@@ -1320,8 +1368,10 @@ def test_a_torch_module_is_called_and_read_as_what_it_declares(tmp_path, name):
     [
         (
             "Undeclared",
-            "called as module(x, (h0, c0)), and as module(x) where it declares supports = {'initial_state': False} at T=",
+            "called as module(x, (h0, c0)), or for each step as module(x_t, (h, c)) or module(x_t, h, c), to return (h, c) or (y, (h, c)), "
+            "and as module(x) where it declares supports = {'initial_state': False} at T=",
         ),
+        ("StepOfThree", "or module(x_t, h, c), to return (h, c) or (y, (h, c)), and as module(x) where"),
         ("Sequence", f"returned a Tensor; {DUE_OF_A_MODULE}; one that returns y alone declares supports = {{'c_T': False}} at T="),
         ("Three", f"returned (a Tensor, a Tensor, a Tensor); {DUE_OF_A_MODULE}; a subclass of it may put that in order"),
         ("Named", f"returned a dict with y, state; {DUE_OF_A_MODULE}"),
@@ -1362,6 +1412,31 @@ class Exchanged(torch.nn.LSTM):
     verdict = judged(f"torch:{tmp_path}/own.py:Exchanged", sizes={}, only="contract.*,forward.*,grad.*.differences,law.time_split")
     assert (verdict.forward, verdict.gradients, verdict.behaviour) == ("fail", "pass", "pass")
     assert {r.id for r in verdict.failures()} == {"forward.h", "forward.c_T", "forward.h_T"}
+
+
+def test_a_cell_that_has_its_states_the_other_way_round_has_right_gradients(tmp_path):
+    source = """
+import torch
+
+class Exchanged(torch.nn.Module):
+    def __init__(self, D, H):
+        super().__init__()
+        self.cell = torch.nn.LSTMCell(D, H)
+
+    def forward(self, x, state):
+        h, c = self.cell(x, state[::-1])
+        return h, (c, h)
+
+class CutOff(Exchanged):
+    def forward(self, x, state):
+        return super().forward(x, (state[0], state[1].detach()))
+"""
+    (tmp_path / "own.py").write_text(source)
+    only = "contract.*,forward.*,grad.*.differences,law.time_split"
+    right, wrong = (judged(f"torch:{tmp_path}/own.py:{name}", sizes={}, only=only) for name in ("Exchanged", "CutOff"))
+    assert (right.forward, right.gradients, right.behaviour) == ("fail", "pass", "pass")
+    assert {r.id for r in right.failures()} == {"forward.h", "forward.c_T"}
+    assert "grad.W_f.differences" in {r.id for r in wrong.failures()}
 
 
 def test_last_states_that_are_detached_are_named_together(tmp_path):

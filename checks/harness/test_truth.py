@@ -193,6 +193,11 @@ def test_no_longer_step_is_taken_where_J_bends_within_a_shorter_one():
     assert abs(d.value - 40 * np.cos(1)) <= d.bound
 
 
+def test_a_J_that_jumps_to_huge_values_has_no_slope_and_raises_nothing():
+    d = differences.six_point(lambda step: 1e200 if step > 0 else 0.0, 1e-15, tol.DIFFERENCE_BOUND, 1.0, 0.0, coarse=True)
+    assert d.bound > 1e190
+
+
 def test_what_shorter_steps_contradict_is_dropped():
     """A wave whose nodes are nearly the points of the longest step: every rule agrees there, on nothing of its slope."""
     wave = 2.0002 * np.pi / differences.KINK_STEPS[0]  # input value

@@ -282,6 +282,20 @@ def test_a_fault_in_one_layer_of_a_torch_module_is_found_there(tmp_path):
     assert done.returncode == 0, done.stderr
 
 
+def test_what_no_call_answers_is_shown_for_several_states_too(tmp_path):
+    path = tmp_path / "misnamed.py"
+    path.write_text(
+        "class Misnamed:\n    variant = {'direction': 'both'}\n    def forward(self, inputs):\n        return {'h': inputs['bw_kernel']}\n"
+        "class Silent:\n    variant = {'direction': 'both'}\n    def forward(self, inputs):\n"
+        "        return {'h': inputs['x'][:, :, :1].repeat(2 * inputs['h0'].shape[-1], axis=2), 'c_T': inputs['c0']}\n"
+    )
+    for name, seen in (("Misnamed", "KeyError: 'bw_kernel'"), ("Silent", "h_T")):
+        verdict = judged(f"{path}:{name}", only="contract.*")
+        shown = verdict.failures()[0]
+        assert seen in words.failure(shown, verdict.target, load(verdict.target)[0].layout)
+        assert "'h': np." in words.snippet(shown.counterexample, load(verdict.target)[0].layout)
+
+
 MASKED = """
 import torch, jax, jax.numpy as jnp
 

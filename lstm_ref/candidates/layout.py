@@ -78,6 +78,9 @@ class Layout:
             raise LayoutError(f"layout gates has {sorted(unknown)}; its keys are the letters of the order {self.order!r}")
         if unknown := set(self.directions) - {"forward", "reverse"}:
             raise LayoutError(f"layout directions has {sorted(unknown)}; its keys are 'forward' and 'reverse'")
+        one, other = (self.directions.get(k, k) for k in ("forward", "reverse"))
+        if one == other:
+            raise LayoutError(f"layout directions calls both of them {one!r}; each needs a name of its own")
 
     def name(self, key: str, suffix: str = "") -> str:
         """The candidate's name of an array, in the place that the suffix of a textbook key stands for."""

@@ -39,7 +39,8 @@ def refused(raised: dict[str, Exception]) -> Exception:
     what = said.popitem()[1] if len(set(said.values())) == 1 else ", and ".join(f"{v} with states {k}" for k, v in said.items())
     if not any(isinstance(error, TypeError) and "argument" in str(error) for error in raised.values()):
         return first if len(said) < len(raised) else Told(f"raised {what}", place(first))
-    told = 'it is called as module(x, (h0, c0)), and as module(x) where it declares supports = {"initial_state": False}'
+    told = "it is called as module(x, (h0, c0)), or for each step as module(x_t, (h, c)) or module(x_t, h, c), to return (h, c) or "
+    told += '(y, (h, c)), and as module(x) where it declares supports = {"initial_state": False}'
     return Told(f"raised {what}; {told}", place(first))
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..reference.variant import DATA
-from .torch_tensors import array, one_thread, tensor
+from .torch_tensors import array, hand_back, one_thread, tensor
 from .torch_versions import remembered
 
 KEPT = 32  # modules of different sizes
@@ -15,9 +15,8 @@ KEPT = 32  # modules of different sizes
 class Layer:
     """A function of tensors through the plug-in contract: `function(inputs) -> outputs`, both dicts.
 
-    The function may put another tensor in the place of one of its inputs, as a module does whose own parameter holds that
-    array: gradients are those of what stands there then. It is given `once`, too, which keeps what is made under a key, a module
-    say, so that what one call leaves there is met by the next, as it is by its users.
+    The function may put another tensor in the place of one of its inputs, as a module does whose own parameter holds that array:
+    gradients are those of what stands there then. It is given `once`, too, which keeps what is made under a key from call to call.
     """
 
     def __init__(self, function: Callable[..., dict]):
@@ -55,6 +54,7 @@ class Layer:
             flows = [tensor(cotangents[k]).to(v) for k, v in joined.items()]
             with as_now(), one_thread():  # a later call has written other numbers
                 found = torch.autograd.grad([*joined.values()], [*wanted.values()], flows, retain_graph=True, allow_unused=True)
+            hand_back(flows, [cotangents[k] for k in joined])
             return {k: array(g) for k, g in zip(wanted, found, strict=True) if g is not None}
 
         return {k: array(v.detach()) for k, v in outputs.items()}, pull

@@ -207,6 +207,8 @@ def explain(face: Candidate, precision: tol.Precision, region: Region | None = N
     sound = [p for p in probes_at(face, precision, right) if not _as_one(p).failing]
     if not failing:
         return second_bias(face, asked, sound)
+    if not all(np.isfinite(seen).all() for p in asked for seen in p.answers.values()):
+        return None  # no term makes a gradient NaN or infinite in cases like these
     if fits := [f for f in gains.single(asked) if all(gains.fits(f, p) for p in sound)]:
         fewest = min(len(f.edges[0].members) for f in fits)
         return Explanation(tuple(f for f in fits if len(f.edges[0].members) == fewest), (), fits[0].distance, failing)
@@ -225,7 +227,7 @@ def explain(face: Candidate, precision: tol.Precision, region: Region | None = N
         return Explanation(tuple(fits), (), fits[0].distance, failing)
     once = probes(face, precision, [region.sizes(size)._replace(T=1) for size in SIZES[:2]], region.change)
     if two := apart.pairs(asked, sound, once):
-        return Explanation((), tuple((label, text) for label, text, _ in two), two[0][2], failing)
+        return Explanation((), tuple(dict.fromkeys((label, text) for label, text, _ in two)), two[0][2], failing)
     return None
 
 

@@ -26,7 +26,8 @@ SIZE = Sizes(5, 2, 3, 4)
 @dataclass(frozen=True)
 class Location:
     """`first` is (quantity, t, b, unit) in backward order where intermediates are exposed; `smallest_T` the fewest steps that
-    fail; `flows` the cotangents that fail alone ("h_3", "h_T", "c_T"), of `tried`; `failing` the wrong gradients."""
+    fail; `flows` the cotangents that fail alone ("h_3", "h_T", "c_T"), of `tried`, which are none where all of them together are right at
+    more steps; `failing` the wrong gradients."""
 
     first: tuple[str, int, int, int] | None
     smallest_T: int
@@ -46,7 +47,7 @@ def localise(face: Candidate, precision: tol.Precision) -> Location | None:
         return None
     if not failing:
         return None
-    flows, tried = _flows(bench)
+    flows, tried = _flows(bench) if _fails(bench) else ((), ())
     return Location(_first(bench, answers, point), T, flows, tried, failing)
 
 
@@ -75,6 +76,14 @@ def _smallest(bench: Bench):
         if wrong:
             break
     return T, wrong, answers, point
+
+
+def _fails(bench: Bench) -> bool:
+    """Whether a gradient is wrong at the most steps, with all that flows in."""
+    try:
+        return bool(_asked(bench, SIZE)[0])
+    except Finding:
+        return False
 
 
 def _flows(bench: Bench) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -180,7 +180,7 @@ def _location(place) -> list[str]:
     if place.first is not None:
         quantity, t, b, unit = place.first
         lines.append(f"first wrong quantity in backward order: d{quantity} at t = {t} (b = {b}, unit = {unit})")
-    lines.append(f"wrong from T = {place.smallest_T} on: {', '.join(place.failing)}")
+    lines.append(f"first wrong at T = {place.smallest_T}: {', '.join(place.failing)}")
     if set(place.flows) != set(place.tried):
         right = [k for k in place.tried if k not in place.flows]
         lines.append(f"with one cotangent alone: wrong for {', '.join(place.flows) or 'none'}, right for {', '.join(right)}")
@@ -324,9 +324,10 @@ def snippet(c: Counterexample, layout: Layout) -> str:
 
 
 def _flows(c: Counterexample) -> dict:
-    """The cotangents as the candidate got them: that of h whatever came back as h, and s_h on its last where h_T is no output."""
+    """The cotangents as the candidate got them: that of h whatever came back as h, and s_h on its last where h_T is no output, which of
+    several layers or directions it is due to be."""
     s = {k: v for k, v in c.cotangents.items() if k in c.outputs or k == "h"}
-    if "h_T" not in c.outputs:
+    if "h_T" not in c.outputs and c.cotangents["h_T"].ndim < s["h"].ndim:
         s["h"] = s["h"].copy()
         s["h"][-1] += c.cotangents["h_T"]
     return s

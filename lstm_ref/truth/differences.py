@@ -70,7 +70,7 @@ def six_point(
         passes += 6
         six, four, two = (sum(w * odd[k] for k, w in rule) / h for rule in (SIX_POINT, FOUR_POINT, TWO_POINT))
         size = max(abs(six), scale)
-        expected = 0.0 if four == two else (four - two) ** 2 / size if size else np.inf
+        expected = 0.0 if four == two else (four - two) * (four - two) / size if size else np.inf  # ** raises where it overflows
         bound = safety * max(abs(six - four), expected) + rounded(rounding, h)
         if bound < best.bound:
             best = Difference(float(six), float(bound), "six-point", passes, h)
