@@ -394,6 +394,23 @@ class ScribblesOnCotangents(CellByCell):
         return outputs, scribble
 
 
+def as_flat_memory(q):
+    """What code that is given a pointer and a shape sees of an array."""
+    start = q if q.flags.c_contiguous else q.base
+    return np.ndarray(q.shape, q.dtype, start.tobytes())
+
+
+class ReadsCotangentsAsFlatMemory(CellByCell):
+    def pullback(self, p):
+        outputs, pull = super().pullback(p)
+        return outputs, lambda s: pull({k: as_flat_memory(v) for k, v in s.items()})
+
+
+class ReadsInputsAsFlatMemory(CellByCell):
+    def pullback(self, p):
+        return super().pullback({k: as_flat_memory(v) for k, v in p.items()})
+
+
 class IgnoresH0Alone(CellByCell):
     def pullback(self, p):
         return super().pullback({**p, "h0": 0 * p["h0"]})
@@ -405,5 +422,11 @@ MISBEHAVING |= {
         "state.inputs_unmutated",
         "changed the cotangent c_T that it was given; work on a copy",
     ),
+    "reads cotangents as flat memory": (
+        ReadsCotangentsAsFlatMemory,
+        "state.noncontiguous",
+        "right where arrays are contiguous",
+    ),
+    "reads inputs as flat memory": (ReadsInputsAsFlatMemory, "state.noncontiguous", "right where arrays are contiguous"),
     "ignores h0 alone": (IgnoresH0Alone, "forward.initial_state", "with h0 zero: h0 ignored"),
 }

@@ -1025,6 +1025,43 @@ def test_what_a_torch_module_keeps_from_call_to_call_is_met_by_the_next(tmp_path
         assert failed["state.repeat"] == due
 
 
+FLAT = """
+import torch
+
+class Same(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, y):
+        return y.clone()
+
+    @staticmethod
+    def backward(ctx, dy):
+        return {backward}
+
+class Flat(torch.nn.Module):
+    def __init__(self, D, H):
+        super().__init__()
+        self.lstm = torch.nn.LSTM(D, H)
+
+    def forward(self, x, state):
+        y, state = self.lstm(x, state)
+        return Same.apply(y), state
+"""
+
+
+@pytest.mark.parametrize(
+    ("backward", "failed"),
+    [
+        ("dy.view(-1).view(dy.shape)", {"state.noncontiguous"}),
+        ("torch.as_strided(dy, dy.shape, torch.empty(dy.shape).stride()).clone()", {"state.noncontiguous"}),
+        ("dy.contiguous().view(-1).view(dy.shape)", set()),
+        ("dy.reshape(-1).view(dy.shape)", set()),
+    ],
+)
+def test_what_flows_into_a_torch_function_may_lie_in_any_way_in_memory(tmp_path, backward, failed):
+    (tmp_path / "flat.py").write_text(FLAT.replace("{backward}", backward))
+    assert {r.id for r in judged(f"torch:{tmp_path}/flat.py:Flat").failures()} == failed
+
+
 def test_torch_computes_on_one_thread_and_then_on_as_many_as_before():
     import torch
 

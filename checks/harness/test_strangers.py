@@ -434,6 +434,12 @@ def test_misbehaviour_is_named_and_the_run_goes_on(name):
     assert f"{check} " in told.getvalue()
 
 
+@pytest.mark.parametrize("name", [n for n in MISBEHAVING if n.endswith("as flat memory")])
+def test_numbers_that_are_wrong_in_awkward_memory_alone_are_told_as_that(name):
+    """Not as wrong gradients of every weight, in the fixed case that has such memory and in a third of what is drawn."""
+    assert {r.id for r in verify(MISBEHAVING[name][0]).failures()} == {"state.noncontiguous"}
+
+
 def test_a_hang_ends_the_run_without_a_verdict_and_says_how_to_wait_longer():
     verdict = verify(Hangs)
     found = {r.id: r for r in verdict.results}

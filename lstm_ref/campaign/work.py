@@ -290,7 +290,7 @@ def explanation_as_text(x: Explanation) -> str:
 def fresh(bench: Bench, subject: Subject) -> Bench:
     """The bench as it was before the first case."""
     safe = {(k, regime): known for k, regime, known in subject.complex_safe}
-    return replace(bench, complex_safe=safe, refuted={}, output_names=("h", "c_T"))
+    return replace(bench, complex_safe=safe, refuted={}, output_names=("h", "c_T"), wrong=False)
 
 
 @functools.lru_cache(maxsize=4)

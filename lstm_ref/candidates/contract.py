@@ -230,8 +230,8 @@ class Due(NamedTuple):
 
 
 class Call(NamedTuple):
-    """The arrays of one call, converted once: what the candidate is given, the shapes of everything by textbook names, and of what
-    it may return as outputs and as gradients."""
+    """The arrays of one call, converted once: what the candidate is given, the shapes of everything by textbook names, of what it may
+    return as outputs and as gradients, and how arrays lie in memory, the cotangents to come too."""
 
     candidate: Candidate
     inputs: dict[str, np.ndarray]
@@ -240,6 +240,7 @@ class Call(NamedTuple):
     gradients: Due
     dtype: np.dtype
     sizes: Sizes
+    memory: str = "plain"
 
 
 def prepare(candidate: Candidate, inputs: dict, dtype: np.dtype, memory: str = "plain") -> Call:
@@ -252,7 +253,7 @@ def prepare(candidate: Candidate, inputs: dict, dtype: np.dtype, memory: str = "
         if len(candidate.returns) >= KEPT_SIZES:
             candidate.returns.clear()
         candidate.returns[n] = _to_return(candidate.layout, user, shapes)
-    return Call(candidate, user, shapes, *candidate.returns[n], dtype, n)
+    return Call(candidate, user, shapes, *candidate.returns[n], dtype, n, memory)
 
 
 @functools.lru_cache(maxsize=256)
@@ -378,6 +379,8 @@ def start(call: Call, instance) -> tuple[Answer, Callable[[dict], Answer]]:
 
     def gradients(cotangents: dict) -> Answer:
         user = cotangents_for(call, outputs.arrays, cotangents)
+        if call.memory == "noncontiguous":
+            user = {k: placed(v, call.memory) for k, v in user.items()}
         where = "vjp" if candidate.kind == "vjp" else "pull(cotangents)"
         before = snapshot(user)
         try:

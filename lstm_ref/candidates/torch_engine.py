@@ -6,18 +6,17 @@ from collections.abc import Callable
 from typing import Any
 
 from ..reference.variant import DATA
-from .torch_tensors import array, hand_back, one_thread, tensor
+from .torch_flows import as_it_lies, hand_back
+from .torch_tensors import array, one_thread, tensor
 from .torch_versions import remembered
 
 KEPT = 32  # modules of different sizes
 
 
 class Layer:
-    """A function of tensors through the plug-in contract: `function(inputs) -> outputs`, both dicts.
-
-    The function may put another tensor in the place of one of its inputs, as a module does whose own parameter holds that array:
-    gradients are those of what stands there then. It is given `once`, too, which keeps what is made under a key from call to call.
-    """
+    """A function of tensors through the plug-in contract: `function(inputs) -> outputs`, both dicts. It may put another tensor in the
+    place of one of its inputs, as a module does whose own parameter holds that array: gradients are those of what stands there then.
+    It is given `once`, too, which keeps what is made under a key from call to call."""
 
     def __init__(self, function: Callable[..., dict]):
         self.function = one_thread()(function)
@@ -51,7 +50,7 @@ class Layer:
             joined = {k: v for k, v in outputs.items() if v.requires_grad and k in cotangents}  # not through one that is detached
             if not wanted or not joined:
                 return {}
-            flows = [tensor(cotangents[k]).to(v) for k, v in joined.items()]
+            flows = [as_it_lies(cotangents[k]).to(v) for k, v in joined.items()]
             with as_now(), one_thread():  # a later call has written other numbers
                 found = torch.autograd.grad([*joined.values()], [*wanted.values()], flows, retain_graph=True, allow_unused=True)
             hand_back(flows, [cotangents[k] for k in joined])

@@ -41,6 +41,10 @@ COMPUTED_IN = re.compile(r"computed in (\w+), though")
 CONTRACT = ("call", "time", "keys", "shapes", "dtype", "finite")
 BEYOND = "rounding alone may move every difference by as much as the gradient is; autodiff confirms it"
 ELSEWHERE = "the forward pass is another function, though not here to more than rounding: its own differences decide"
+AWKWARD = {
+    "noncontiguous": "right where arrays are contiguous, wrong where not: what is read as flat memory needs a contiguous copy first",
+    "readonly": "right where arrays may be written, wrong where they may not",
+}
 KEPT = Evidence(PASS)  # a promise of the contract
 FORWARD = ("h", "c_T", "h_T")
 
@@ -51,7 +55,8 @@ class Bench:
     that are computed in a lower precision, where its forward pass is complex-safe, what it returns, and how often
     differences have refuted a gradient. Where its forward pass is not the textbook's (`textbook`), conditions are another
     function's, and every entry is granted the largest of all blocks. `absolute` says whose noise is absolute (see
-    `tolerances.noisy_run`). `many` is false once its `forward_many` was of no use. Of a batch that is too large for
+    `tolerances.noisy_run`). `many` is false once its `forward_many` was of no use, `wrong`
+    true once it gave a wrong number in plain memory. Of a batch that is too large for
     memory, truth and condition take so many `rows` at a time. `oracle_seconds` is how long truth and conditions took."""
 
     candidate: Candidate
@@ -65,6 +70,7 @@ class Bench:
     rows: int | None = None
     absolute: int = tol.NEITHER
     many: bool = True
+    wrong: bool = False
     oracle_seconds: float = 0.0
 
     @contextmanager
@@ -258,9 +264,25 @@ def fitted(spec: Spec, candidate: Candidate) -> Spec:
 
 
 def judge(bench: Bench, case: Case, with_differences: bool = True, with_taps: bool = True) -> Judged:
-    """Run the candidate on a case and hold everything that it gives against autodiff and against differences."""
+    """Run the candidate on a case and hold everything that it gives against autodiff and against differences. Numbers that are wrong in
+    awkward memory alone are told as that."""
     with contract.listening():
-        return _judge(bench, case, with_differences, with_taps)
+        found = _judge(bench, case, with_differences, with_taps)
+        wrong = _wrong_numbers(found)
+        bench.wrong |= bool(wrong) and case.spec.memory == "plain"
+        if not wrong or bench.wrong:
+            return found
+        plain_case = replace(case, spec=replace(case.spec, memory="plain"))
+        plainly = _judge(bench, plain_case, with_differences, with_taps)
+        if _wrong_numbers(plainly) or any(e.outcome == FAIL for c, e in plainly.evidence.items() if c.startswith("contract.")):
+            return found
+        plainly.case = case
+        plainly.add(f"state.{case.spec.memory}", worst_of(wrong)._replace(rule=AWKWARD[case.spec.memory]))
+        return plainly
+
+
+def _wrong_numbers(found: Judged) -> list[Evidence]:
+    return [e for c, e in found.evidence.items() if e.outcome == FAIL and c.startswith(("forward.", "grad.", "inter."))]
 
 
 def _judge(bench: Bench, case: Case, with_differences: bool, with_taps: bool) -> Judged:

@@ -100,8 +100,8 @@ def _checks() -> list[Check]:
         "interleaved": "two calls under way at once do not disturb each other",
         "two_instances": "two instances share nothing",
         "inputs_unmutated": "inputs and cotangents are left as they were",
-        "readonly": "read-only inputs do",
-        "noncontiguous": "non-contiguous inputs do",
+        "readonly": "read-only inputs give the same gradients",
+        "noncontiguous": "non-contiguous inputs and cotangents give the same gradients",
         "aliasing": "nothing returned shares memory with what was given, or with what the next call returns",
     }
     out += [Check(f"state.{k}", title) for k, title in state.items()]

@@ -10,7 +10,7 @@ from ..candidates import contract
 from ..candidates.contract import Answer, Finding
 from . import tolerances as tol
 from .comparison import worst_of
-from .judge import Bench, Judged
+from .judge import AWKWARD, Bench, Judged
 from .laws import _agree
 from .verdict import FAIL, PASS, Evidence
 
@@ -139,7 +139,8 @@ def _overwritten(what: str, kept: dict, when: str) -> Evidence:
 def _in_memory(memory: str):
     def check(bench: Bench, judged: Judged, other: Judged) -> Evidence:
         _, answer = contract.run(_call(bench, judged, memory), bench.instance, judged.case.cotangents)
-        return _same(bench, judged, answer)
+        found = _same(bench, judged, answer)
+        return found._replace(rule=AWKWARD[memory]) if found.outcome == FAIL and found.index else found
 
     return check
 
