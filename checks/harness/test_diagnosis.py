@@ -101,6 +101,22 @@ def test_mistakes_beside_the_bank_are_named():
     assert not [m.id for m in beside[::3] if m.words not in [k.words for k, _ in matching(probes(candidate(m), FLOAT64, SIZES[:2]))]]
 
 
+@pytest.mark.parametrize(
+    "told",
+    [
+        "da_c: (1 − g)² for 1 − g²",
+        "dc: (1 − tanh c)² for 1 − tanh²c",
+        "dc_next: f² for f",
+        "dc: o² for o",
+        "dc_tilde: i² for i",
+        "softmax gradient: its weight on the probabilities only",
+    ],
+)
+def test_a_square_or_weight_in_the_wrong_place_is_named(told):
+    mutant = next(m for m in mutants.known() if m.words == told)
+    assert [name for _, name in explain(candidate(mutant), FLOAT64).names] == [told]
+
+
 @pytest.mark.parametrize("condition", mutants.SOME_STEPS)
 def test_a_mistake_at_some_steps_alone_is_named_with_them(condition):
     """As where the ends of the loop are written apart."""
@@ -212,7 +228,7 @@ def test_a_gain_that_is_nearly_one_is_named(off):
     (fit,) = explain(candidate(mutants.Mutant("scaled", "scaled", "", "", scaled)), FLOAT64).fits
     assert (fit.edges[0].words, fit.wrong) == ("every db_k", (f"multiplied by 1{off:+.0e}",))
     assert words.gain(fit.gains[0]) == f"1{off:+.0e}"
-    assert [words.gain(g) for g in (-0.0, -1.0, 0.5, 1 + 1 / 1024)] == ["0.000", "-1.000", "0.500", "1.001"]
+    assert [words.gain(g) for g in (-0.0, -1.0, 0.5, 1 + 1 / 1024, -4e200)] == ["0.000", "-1.000", "0.500", "1.001", "-4e+200"]
 
 
 def kernel_by(change):

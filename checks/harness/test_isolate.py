@@ -308,8 +308,8 @@ def test_traces_in_arrays_are_seen_from_outside(written, monkeypatch, code, chec
 @pytest.mark.parametrize(
     ("code", "sentence"),
     [
-        ("def outputs(self, o, inputs): return list(o)", "forward returned a list; a dict of arrays is due"),
-        ("def outputs(self, o, inputs): return None", "forward returned None; a dict of arrays is due"),
+        ("def outputs(self, o, inputs): return list(o)", "pullback returned a list as its first value; a dict of arrays is due"),
+        ("def outputs(self, o, inputs): return None", "pullback returned None as its first value; a dict of arrays is due"),
         ("def pullback(self, inputs): return 7", "pullback returned a int; (outputs, pull) is due"),
         ("def pullback(self, inputs): return {}, 7", "pullback returned a int as its second value"),
         ("def pullback(self, inputs): raise MyError('so')\nglobal MyError\nclass MyError(Exception): pass", "raised MyError: so at T=4"),

@@ -365,6 +365,8 @@ def start(call: Call, instance) -> tuple[Answer, Callable[[dict], Answer]]:
         return _start_model(call, instance)
     if candidate.kind == "pullback":
         outputs, pull = _pair(guarded(call, "pullback", instance.pullback, call.inputs), "pullback", "(outputs, pull)")
+        if by_name(outputs) is None:
+            raise Finding("contract.call", f"pullback returned {kind(outputs)} as its first value; a dict of arrays is due")
         if not callable(pull):
             raise Finding(
                 "contract.call", f"pullback returned {kind(pull)} as its second value; a function from cotangents to gradients is due"

@@ -380,6 +380,11 @@ def _beside_the_bank() -> Iterator[Mutant]:
         ("dh0 is dc0", "initial", "B:initial", initial, "dh0, dc0 = dc_next, dc_next"),
         ("dc0 is dh0", "initial", "B:initial", initial, "dh0, dc0 = dh_next, dh_next"),
         ("df: tanh(c_{t-1}) for c_{t-1}", "operand", "B:gates", "df[t] = dc[t] * c_prev", "df[t] = dc[t] * np.tanh(c_prev)"),
+        ("da_c: (1 − g)² for 1 − g²", "derivative", "B:preact", "(1 - c_tilde[t] ** 2)", "(1 - c_tilde[t]) ** 2"),
+        ("dc: (1 − tanh c)² for 1 − tanh²c", "derivative", "B:cell", slope, "(1 - tanh_c[t]) ** 2"),
+        ("dc_next: f² for f", "carry", "B:carry", carry, "dc_next = dc[t] * f[t] ** 2"),
+        ("dc: o² for o", "operand", "B:cell", "dc[t] = dh[t] * o[t] *", "dc[t] = dh[t] * o[t] ** 2 *"),
+        ("dc_tilde: i² for i", "operand", "B:gates", "dc_tilde[t] = dc[t] * i[t]", "dc_tilde[t] = dc[t] * i[t] ** 2"),
         ("df and di exchanged", "gate", "B:gates", da_f, f"df[t], di[t] = di[t].copy(), df[t].copy(); {da_f}"),
         ("dW of the first row only", "reduction", "B:weights", "outer_sum(da.all, z)", "outer_sum(da.all[:, :1], z[:, :1])"),
         ("db of the first row only", "reduction", "B:biases", "step_sum(da.all)", "step_sum(da.all[:, :1])"),
@@ -492,6 +497,7 @@ def _of_other_positions() -> Iterator[Mutant]:
     dv, eye = "w[..., None] * head.y_hat - w[..., None] * onehot", "np.eye(W_v.shape[0])[y]"
     table = [
         ("its weight squared", dv, f"w[..., None] * ({dv})"),
+        ("its weight on the probabilities only", dv, "w[..., None] * head.y_hat - onehot"),
         ("its weight as a mask of ones and zeros", dv, "(w[..., None] != 0) * (head.y_hat - onehot)"),
         ("the weight of the first row for all", dv, "w[:, :1, None] * (head.y_hat - onehot)"),
         ("the weight of the first step for all", dv, "w[:1, :, None] * (head.y_hat - onehot)"),

@@ -16,6 +16,7 @@ from ..judgement.tolerances import PRECISIONS
 from ..judgement.verdict import EXPECTED, FAIL, PASS, UNEXPECTED, Counterexample, Evidence, Result, Verdict
 from ..reference.symbols import EQUATIONS, LAYER_OUTPUTS
 
+LARGE_GAIN = 1e6  # is told by its power of ten
 SHOWN = 3  # explanations of one failure
 AXES = {
     3: ("t", "b", "unit"),
@@ -227,6 +228,8 @@ def _broken_laws(v: Verdict) -> list[str]:
 
 def gain(g: float) -> str:
     """A gain as the diagnosis says it: 0.000 is a missing term, −1 a wrong sign; what is near 1, by what it is off."""
+    if abs(g) >= LARGE_GAIN:
+        return f"{g:.3g}"
     return f"{g:z.3f}" if abs(g - 1) >= 0.0005 else f"1{g - 1:+.3g}"  # half of the last digit
 
 
