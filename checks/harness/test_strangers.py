@@ -101,6 +101,30 @@ class StoredInBfloat16(CellByCell):
         return h.astype(ml_dtypes.bfloat16).astype(h.dtype), c, cache
 
 
+class CachedInHalf(CellByCell):
+    """What the backward pass takes of the gates is kept in float16; the forward pass goes on with what it had."""
+
+    half = np.float16
+
+    def cell(self, p, x, h, c):
+        h, c, (z, *gates, c_prev, tc) = super().cell(p, x, h, c)
+        return h, c, (z, *(q.astype(self.half).astype(q.dtype) if q.dtype.kind == "f" else q for q in gates), c_prev, tc)
+
+
+class CachedInBfloat16(CachedInHalf):
+    half = ml_dtypes.bfloat16
+
+
+@pytest.mark.parametrize(("lstm", "half"), [(CachedInHalf, "float16"), (CachedInBfloat16, "bfloat16")])
+def test_what_is_kept_for_the_backward_pass_in_half_precision_is_told_as_that(lstm, half):
+    """In float32 by the check, which judges all as that; in float64 there is none between, and the diagnosis says it."""
+    verdict = verify(lstm, dtype="float32")
+    assert {r.id for r in verdict.failures()} == {"numerics.effective_precision"}
+    assert verdict.failures()[0].reason.startswith(f"every gradient is computed in {half}, though float32 goes in and comes out")
+    told = words.explanation(verify(lstm, only="grad.*.autodiff"))
+    assert told.startswith(f"diagnosis: every error is one that rounding to {half} makes, and is another one where numbers are")
+
+
 class MultipliedInBfloat16(CellByCell):
     """Right, as under autocast: pre-activations and the gradients of the weights are formed in bfloat16, states in float32."""
 

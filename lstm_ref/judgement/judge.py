@@ -701,7 +701,8 @@ def measure_precision(bench: Bench, cases: list[Case]) -> Evidence:
     try:
         found = [_answers(bench, case) for case in cases]
         answers = [blocks for _, blocks in found]
-        lower = _coarse(bench, found) or lower
+        if p.name == "float32":
+            lower = _coarse(bench, found) or _likely_half(bench, found)
         for case, (point, blocks) in zip(cases, found, strict=True):
             for k, seen, due, key in blocks:
                 condition = point.conditions[key]
@@ -754,6 +755,26 @@ def _coarse(bench: Bench, found: list[tuple[Point, list[tuple]]]) -> Precision |
     return half if any(all(v) and len(v) == len(found) for v in lies.values()) else None
 
 
+def _likely_half(bench: Bench, found: list[tuple[Point, list[tuple]]]) -> Precision:
+    """The half precision that the errors of wrong gradients have the size of, most of them. Where the forward pass is wrong too it is
+    float16: a table or another coarse σ makes errors of the size of bfloat16's, and no more steady ones."""
+    half, sizes = tol.PRECISIONS["float16"], []
+    for point, blocks in found:
+        for block in blocks:
+            if not _within(bench, point, block, bench.precision):
+                _, seen, due, key = block
+                if key[0] != "d":
+                    return half
+                sizes.append(float(np.sqrt(np.mean(((seen - due) / (half.u * point.conditions[key].C)) ** 2))))
+    return tol.PRECISIONS["bfloat16"] if sizes and np.median(sizes) > tol.LIKE_BFLOAT16 else half
+
+
+def _within(bench: Bench, point: Point, block: tuple, precision: Precision) -> bool:
+    """Whether no error of a block is too large for a precision."""
+    k, seen, due, key = block
+    return compare(k, seen, due, point.conditions[key], bench.precision, precision.u).outcome != FAIL
+
+
 def computed_in(e: Evidence) -> str:
     """The precision that evidence of `measure_precision` names; empty where it names none."""
     found = COMPUTED_IN.search(e.rule)
@@ -786,18 +807,18 @@ def _rounded(bench: Bench, cases: list[Case], answers: list[list], keys: set[str
 
 def held_in(bench: Bench, cases: list[Case]) -> str:
     """The lower precision whose rounding all errors in these cases are, though none of what comes back lies in it; empty where
-    nothing is wrong, or where that does not explain it. Raises Finding."""
-    p, lower = bench.precision, tol.PRECISIONS.get(LOWER.get(bench.precision.name, ""))
-    found = [_answers(bench, case) for case in cases] if lower else []
-    wrong = []
-    for point, blocks in found:
-        failing = [(k, v, due, key) for k, v, due, key in blocks if compare(k, v, due, point.conditions[key], p).outcome == FAIL]
-        if any(compare(k, v, due, point.conditions[key], p, lower.u).outcome == FAIL for k, v, due, key in failing):
-            return ""
-        wrong.append(failing)
-    keys = {key for failing in wrong for *_, key in failing}
-    sized = any(looks_like(v, due, lower.dtype, lower.u) for failing in wrong for _, v, due, _ in failing)
-    return lower.name if sized and _rounded(bench, cases, wrong, keys, lower.u) == keys else ""
+    nothing is wrong, or where none explains it. Raises Finding."""
+    if bench.precision.name not in LOWER:
+        return ""
+    found = [_answers(bench, case) for case in cases]
+    wrong = [(point, [block for block in blocks if not _within(bench, point, block, bench.precision)]) for point, blocks in found]
+    keys = {key for _, blocks in wrong for *_, key in blocks}
+    first = [tol.PRECISIONS["float32"]] if bench.precision.name == "float64" else []
+    for lower in (*first, _likely_half(bench, wrong)):
+        if all(_within(bench, point, block, lower) for point, blocks in wrong for block in blocks):
+            sized = any(looks_like(seen, due, lower.dtype, lower.u) for _, blocks in wrong for _, seen, due, _ in blocks)
+            return lower.name if sized and _rounded(bench, cases, [blocks for _, blocks in wrong], keys, lower.u) == keys else ""
+    return ""
 
 
 def _moved(case: Case, by: float, dtype: np.dtype) -> Case:

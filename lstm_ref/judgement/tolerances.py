@@ -47,6 +47,7 @@ GAIN_NEAR_ONE = 0.01  # ... and those nearer to 1 than that are where they agree
 LOOK_ALIKE = (1 / 64, 4)  # median error/(u₃₂·|g|) between these looks like arithmetic in the lower precision
 MOVED = 2  # unit roundoffs of the lower precision by which everything is moved: its rounding errors are new ones then ...
 SAME_ERROR = 0.2  # ... and change by more than this share of themselves; a small error of another kind stays what it is
+LIKE_BFLOAT16 = 0.3  # median over wrong blocks of the rms of error/(u₁₆·C): 0.04-0.27 for float16 on the way, 0.37-2.4 for bfloat16
 NUDGED = 4  # roundings of J by which it is due to move where an array may be rounded on the way, unless that takes ...
 LARGEST_NUDGE = 2.0**-12  # ... moving the array by more than this share of itself: the step of a grid is larger
 
