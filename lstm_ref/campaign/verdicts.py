@@ -20,7 +20,7 @@ from ..judgement.judge import fitted
 from ..judgement.manifest import CHECKS, manifest
 from ..judgement.record import parse
 from ..judgement.sheet import Sheet, due, vacuity
-from ..judgement.verdict import CANNOT_TELL, FAIL, NOT_RUN, PASS, Counterexample, Evidence, Verdict
+from ..judgement.verdict import CANNOT_TELL, FAIL, NOT_RUN, PASS, Counterexample, Evidence, Verdict, kind_of
 from .store import Store
 from .stream import Drawn, Plan, drawn, evidence_from
 from .work import CHECK, ERROR, OUTCOMES
@@ -220,9 +220,7 @@ def _verdict(store: Store, plan: Plan, target: str, sheets: dict, bugs: tuple[Gr
         unseen += vacuity(sheet)
     variants = dict.fromkeys(s.candidate.variant.words for s in own if not s.candidate.variant.textbook)
     notes = [*(f"judged as a variant of the textbook LSTM: {words}" for words in variants), *dict.fromkeys(notes)]
-    blocked = any(r.id.endswith(".autodiff") and r.reason.startswith("blocked by forward.") for r in results)
-    another = blocked or not all(s.textbook for s in own)
-    kind = "self-consistency" if another else "variant" if variants else "textbook"
+    kind = kind_of(results, all(s.textbook for s in own), bool(variants))
     judged = sum(sheets[target, dtype].judged for dtype in dict.fromkeys(s.dtype for s in own))
     explanation = next((b.explanation for b in mine if b.explanation is not None), None)
     versions = json.loads(store.value("versions"))

@@ -27,7 +27,7 @@ from .gains import Fit
 from .heat import Heat, heat
 from .localise import Location, localise
 from .mutants import Gradients
-from .probe import SIZES, SMALL, Probe, probes, probes_at
+from .probe import SIZES, SMALL, Probe, probes, probes_at, specs
 from .regions import Region
 
 FINE = ("float64", "float32")  # rounding to the others is as large as the difference between one term and another
@@ -145,7 +145,7 @@ def _wrong_outputs(verdict: Verdict, dtype: str) -> tuple[str, ...]:
 
 def of_the_textbook(face: Candidate, precision: tol.Precision, outputs: tuple[str, ...]) -> Explanation | None:
     """That every gradient is right, where some of the outputs are wrong: differences of its own forward pass refute such gradients."""
-    if not outputs or face.kind in ("student", "forward"):
+    if not outputs:
         return None
     asked = probes(face, precision)
     if not asked or any(p.failing or _as_one(p).failing for p in asked):
@@ -252,7 +252,7 @@ def held_coarsely(face: Candidate, precision: tol.Precision) -> str:
     """What makes all errors as small and as changeable as rounding at a lower precision; else nothing."""
     bench = Bench(face, precision, face.make())
     try:
-        lower = held_in(bench, [bench.case(fitted(Spec(size, seed=100 + n), face)) for n, size in enumerate(SIZES)])
+        lower = held_in(bench, [bench.case(spec) for spec in specs(face)])
     except Finding:
         return ""
     known = f"every error is one that rounding to {lower} makes, and is another one where numbers are a few roundings away"

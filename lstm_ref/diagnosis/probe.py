@@ -59,7 +59,12 @@ class Probe:
 
 def probes(candidate: Candidate, precision: tol.Precision, sizes=SIZES, change: Callable = lambda case: case) -> list[Probe]:
     """Ask the candidate, with `change` made to every case; cases in which it misbehaves are left out."""
-    return probes_at(candidate, precision, [fitted(cases.Spec(size, seed=100 + n), candidate) for n, size in enumerate(sizes)], change)
+    return probes_at(candidate, precision, specs(candidate, sizes), change)
+
+
+def specs(candidate: Candidate, sizes=SIZES) -> list[cases.Spec]:
+    """One ordinary case of each of the sizes, as far as the candidate supports them."""
+    return [fitted(cases.Spec(size, seed=100 + n), candidate) for n, size in enumerate(sizes)]
 
 
 def probes_at(candidate: Candidate, precision: tol.Precision, specs, change: Callable = lambda case: case) -> list[Probe]:

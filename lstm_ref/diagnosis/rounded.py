@@ -8,10 +8,10 @@ from .. import cases
 from ..candidates import contract
 from ..candidates.contract import Candidate, Finding
 from ..judgement import tolerances as tol
-from ..judgement.judge import Bench, Point, fitted
+from ..judgement.judge import Bench, Point
 from ..reference.symbols import WEIGHTS
 from ..reference.variant import plain
-from .probe import SIZES
+from .probe import specs
 
 WHY = "A gradient that is passed straight through a rounding (fake quantisation) is no derivative of what is computed"
 ADVICE = "to have the backward pass judged, turn the rounding off"
@@ -25,7 +25,7 @@ def remark(face: Candidate, precision: tol.Precision) -> str:
     """
     bench = Bench(face, precision, face.make())
     try:
-        known = [_rounded(bench, bench.case(fitted(cases.Spec(size, seed=100 + n), face))) for n, size in enumerate(SIZES)]
+        known = [_rounded(bench, bench.case(spec)) for spec in specs(face)]
     except Finding:
         return ""
     due = [k for k in face.gradient_names if all(k in found for found in known)]

@@ -55,9 +55,9 @@ class Bench:
     that are computed in a lower precision, where its forward pass is complex-safe, what it returns, and how often
     differences have refuted a gradient. Where its forward pass is not the textbook's (`textbook`), conditions are another
     function's, and every entry is granted the largest of all blocks. `absolute` says whose noise is absolute (see
-    `tolerances.noisy_run`). `many` is false once its `forward_many` was of no use, `wrong`
-    true once it gave a wrong number in plain memory. Of a batch that is too large for
-    memory, truth and condition take so many `rows` at a time. `oracle_seconds` is how long truth and conditions took."""
+    `tolerances.noisy_run`). `many` is false once its `forward_many` was of no use, `wrong` true once it gave a
+    wrong number in plain memory. Of a batch that is too large for memory, truth and condition take so many `rows` at a time.
+    `oracle_seconds` is how long truth and conditions took."""
 
     candidate: Candidate
     precision: Precision
@@ -702,15 +702,14 @@ def measure_precision(bench: Bench, cases: list[Case]) -> Evidence:
         found = [_answers(bench, case) for case in cases]
         answers = [blocks for _, blocks in found]
         if p.name == "float32":
-            lower = _coarse(bench, found) or _likely_half(bench, found)
+            lower = _coarse(bench, found) or _likely_half(_failing(bench, found))
         for case, (point, blocks) in zip(cases, found, strict=True):
-            for k, seen, due, key in blocks:
-                condition = point.conditions[key]
-                own = compare(k, seen, due, condition, p).outcome == FAIL
-                passes = compare(k, seen, due, condition, p, lower.u).outcome != FAIL
+            for block in blocks:
+                k, seen, due, key = block
+                explained = _within(bench, point, block, lower) and not _within(bench, point, block, p)
                 P = case.inputs["h0"].shape[-1] if plain(k) in WEIGHTS else 0
                 parts = [(seen[:, :P], due[:, :P]), (seen[:, P:], due[:, P:])] if P else [(seen, due)]  # W_h and W_x may be two arrays
-                votes.setdefault(key, []).append(own and passes and any(looks_like(*part, lower.dtype, lower.u) for part in parts))
+                votes.setdefault(key, []).append(explained and any(looks_like(*part, lower.dtype, lower.u) for part in parts))
         rounded = _rounded(bench, cases, answers, {key for key, v in votes.items() if all(v)}, lower.u)
     except Finding as finding:
         if finding.check == "contract.time":
@@ -742,30 +741,31 @@ def _half_of_h(bench: Bench, cases: list[Case], answers: list[list]) -> Precisio
 
 
 def _coarse(bench: Bench, found: list[tuple[Point, list[tuple]]]) -> Precision | None:
-    """bfloat16, where float32 is asked for and all numbers of a block that is wrong lie in it in every case. Errors of its size
-    alone do not tell: many a mistake of mathematics makes them."""
-    if bench.precision.name != "float32":
-        return None
+    """bfloat16, where all numbers of a block that is wrong lie in it in every case. Errors of its size alone do not tell: many a mistake of
+    mathematics makes them."""
     half = tol.PRECISIONS["bfloat16"]
     lies: dict[str, list[bool]] = {}
     for point, blocks in found:
-        for k, seen, due, key in blocks:
-            wrong = lies_in(seen, half.dtype) and compare(k, seen, due, point.conditions[key], bench.precision).outcome == FAIL
-            lies.setdefault(key, []).append(wrong)
+        for block in blocks:
+            _, seen, _, key = block
+            lies.setdefault(key, []).append(lies_in(seen, half.dtype) and not _within(bench, point, block, bench.precision))
     return half if any(all(v) and len(v) == len(found) for v in lies.values()) else None
 
 
-def _likely_half(bench: Bench, found: list[tuple[Point, list[tuple]]]) -> Precision:
+def _failing(bench: Bench, found: list[tuple[Point, list[tuple]]]) -> list[tuple[Point, list[tuple]]]:
+    """The blocks that have an error too large for the dtype."""
+    return [(point, [block for block in blocks if not _within(bench, point, block, bench.precision)]) for point, blocks in found]
+
+
+def _likely_half(failing: list[tuple[Point, list[tuple]]]) -> Precision:
     """The half precision that the errors of wrong gradients have the size of, most of them. Where the forward pass is wrong too it is
     float16: a table or another coarse σ makes errors of the size of bfloat16's, and no more steady ones."""
     half, sizes = tol.PRECISIONS["float16"], []
-    for point, blocks in found:
-        for block in blocks:
-            if not _within(bench, point, block, bench.precision):
-                _, seen, due, key = block
-                if key[0] != "d":
-                    return half
-                sizes.append(float(np.sqrt(np.mean(((seen - due) / (half.u * point.conditions[key].C)) ** 2))))
+    for point, blocks in failing:
+        for _, seen, due, key in blocks:
+            if key[0] != "d":
+                return half
+            sizes.append(float(np.sqrt(np.mean(((seen - due) / (half.u * point.conditions[key].C)) ** 2))))
     return tol.PRECISIONS["bfloat16"] if sizes and np.median(sizes) > tol.LIKE_BFLOAT16 else half
 
 
@@ -810,11 +810,10 @@ def held_in(bench: Bench, cases: list[Case]) -> str:
     nothing is wrong, or where none explains it. Raises Finding."""
     if bench.precision.name not in LOWER:
         return ""
-    found = [_answers(bench, case) for case in cases]
-    wrong = [(point, [block for block in blocks if not _within(bench, point, block, bench.precision)]) for point, blocks in found]
+    wrong = _failing(bench, [_answers(bench, case) for case in cases])
     keys = {key for _, blocks in wrong for *_, key in blocks}
     first = [tol.PRECISIONS["float32"]] if bench.precision.name == "float64" else []
-    for lower in (*first, _likely_half(bench, wrong)):
+    for lower in (*first, _likely_half(wrong)):
         if all(_within(bench, point, block, lower) for point, blocks in wrong for block in blocks):
             sized = any(looks_like(seen, due, lower.dtype, lower.u) for _, blocks in wrong for _, seen, due, _ in blocks)
             return lower.name if sized and _rounded(bench, cases, [blocks for _, blocks in wrong], keys, lower.u) == keys else ""

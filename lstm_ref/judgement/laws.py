@@ -173,11 +173,12 @@ def _time_split(bench: Bench, judged: Judged) -> Evidence | None:
     if not {hidden, "c_T"} <= set(handed):
         return None
     h_t = handed["h"][-1] if hidden == "h" else handed["h_T"]
-    if judged.fails(f"forward.{hidden}") and not np.array_equal(h_t, handed.get("h_T", h_t)):
+    another = judged.fails(f"forward.{hidden}")
+    if another and not np.array_equal(h_t, handed.get("h_T", h_t)):
         return None  # of another function: what comes back as its last states may be those exchanged, and is not what it goes on from
     late = Point(bench, {**late_inputs, "h0": h_t, "c0": handed["c_T"]}, {"h": s["h"][t:], "h_T": s["h_T"], "c_T": s["c_T"]})
     rest, g2 = _run(bench, late)
-    if judged.fails(f"forward.{hidden}") and not _goes_on(point, late, rest[hidden], t):
+    if another and not _goes_on(judged, late, rest[hidden], t):
         return None
     early = early.flowing({"h": s["h"][:t], "h_T": g2["h0"], "c_T": g2["c0"]})
     _, g1 = _run(bench, early)
@@ -192,11 +193,10 @@ def _time_split(bench: Bench, judged: Judged) -> Evidence | None:
     return _agree(bench, joined, base, limits)
 
 
-def _goes_on(point: Point, late: Point, rest: np.ndarray, t: int) -> bool:
+def _goes_on(judged: Judged, late: Point, rest: np.ndarray, t: int) -> bool:
     """Whether the outputs of another function go on from step t as they do in one run: its last h and c may be no state of it."""
-    bench = point.bench
-    hidden, u = bench.candidate.hidden, bench.u(bench.candidate.hidden)
-    whole, limits = _run(bench, point)[0][hidden], tol.tolerance(point.conditions[hidden], u)
+    hidden, u = late.bench.candidate.hidden, late.bench.u(late.bench.candidate.hidden)
+    whole, limits = judged.values[hidden], tol.tolerance(judged.point.conditions[hidden], u)
     if hidden == "h":
         whole, limits = whole[t:], limits[t:]
     return bool(np.all(np.abs(rest - whole) <= limits + tol.tolerance(late.conditions[hidden], u)))

@@ -46,6 +46,7 @@ from .verdict import (
     Evidence,
     Result,
     Verdict,
+    kind_of,
     merged,
 )
 
@@ -192,8 +193,6 @@ def _judge_all(target, faces, profile, dtype, seed, sheet, began, progress, decl
     sheet.streamed = True
     results = _accusing_ourselves(sheet.results(dtype), sheet, benches)
     results = _with_counterexamples(target, results, sheet, benches, dtype, profile)
-    blocked = any(r.id.endswith(".autodiff") and r.reason.startswith("blocked by forward.") for r in results)
-    self_consistent = blocked or not all(b.textbook for b in benches)
     if sheet.unasked:
         slow = f"{_slow(sheet, benches)} is slow, and {profile.name} spends {profile.extras:g} s on differences, laws and state"
         stopped = (*stopped, f"{sheet.unasked} cases were judged by autodiff alone: {slow}")
@@ -203,7 +202,7 @@ def _judge_all(target, faces, profile, dtype, seed, sheet, began, progress, decl
     notes = (*remarks, *sheet.notes(), *stopped)
     declared = dict.fromkeys(b.candidate.variant.words for b in benches if not b.candidate.variant.textbook)
     notes = (*(f"judged as a variant of the textbook LSTM: {words}" for words in declared), *notes)
-    kind = "self-consistency" if self_consistent else "variant" if declared else "textbook"
+    kind = kind_of(results, all(b.textbook for b in benches), bool(declared))
     verdict = _verdict(target, profile, seed, results, sheet.judged, began, kind, notes, tuple(vacuity(sheet)))
     return replace(verdict, faces=tuple(b.candidate for b in benches))
 

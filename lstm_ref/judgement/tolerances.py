@@ -53,8 +53,7 @@ LARGEST_NUDGE = 2.0**-12  # ... moving the array by more than this share of itse
 
 INDEPENDENT, SAME_STEPS, SAME_UNITS = 8, 4, 4  # noise draws: free, repeated at every t and b, at every unit too
 DRAWS = INDEPENDENT + SAME_STEPS + SAME_UNITS
-MIRRORED = (1, 1 + INDEPENDENT)  # these lanes are repeated with −ξ
-PLUS = slice(1, 2 + INDEPENDENT, INDEPENDENT)  # the same, as a slice
+MIRRORED = range(1, 2 + INDEPENDENT, INDEPENDENT)  # these lanes are repeated with −ξ
 LANES = 1 + DRAWS + len(MIRRORED)  # lane 0 is clean
 NOISE_SEED = 20_111
 SUMS = ("dW", "db")  # what is summed over time and batch, and stored once
@@ -405,7 +404,8 @@ def _side_by_side(blocks: list[np.ndarray]) -> np.ndarray:
 
 def _by_entry(lanes: np.ndarray, p: Precision) -> np.ndarray:
     """Of every entry: the clean value, C without the share of its block, |g₊ − g₋|, |g₊ + g₋ − 2g|, the largest magnitude."""
-    clean, draws, mirrored, plus = lanes[0], lanes[1 : 1 + DRAWS], lanes[1 + DRAWS :], lanes[PLUS]
+    clean, draws, mirrored = lanes[0], lanes[1 : 1 + DRAWS], lanes[1 + DRAWS :]
+    plus = lanes[MIRRORED.start : MIRRORED.stop : MIRRORED.step]
     magnitude, highest, lowest = np.abs(clean), draws.max(0), draws.min(0)
     C = np.maximum(np.maximum(np.maximum(highest - clean, clean - lowest) / p.eta, magnitude), p.m)
     span, bend = np.abs(plus - mirrored).max(0), np.abs(plus + mirrored - 2 * clean).max(0)

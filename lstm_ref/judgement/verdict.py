@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -103,6 +103,13 @@ class Result:
 
 
 BEHAVIOUR = ("contract", "state")
+
+
+def kind_of(results: Iterable[Result], textbook: bool, variant: bool) -> str:
+    """The `kind` of a verdict: against what gradients were judged. `textbook` says that no forward pass is known to be another function,
+    `variant` that one was declared."""
+    blocked = any(r.id.endswith(".autodiff") and r.reason.startswith("blocked by forward.") for r in results)
+    return "self-consistency" if blocked or not textbook else "variant" if variant else "textbook"
 
 
 @dataclass(frozen=True)
